@@ -1,0 +1,1 @@
+"""Everything that turns files into arrays. Knows nothing of models."""

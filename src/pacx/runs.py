@@ -1,0 +1,224 @@
+"""The run folder: what every command leaves behind.
+
+    OUT/
+      config.yaml   the resolved arguments, written first
+      log.txt       what was said on the way
+      result.json   the results, written last: its presence means that the run is finished
+      ...           what the command makes (encoder/, metrics.csv, figures/, ...)
+
+A folder without `result.json` is an interrupted run. Starting the same command again continues or redoes it; a
+finished folder is never overwritten unless asked.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pacx.errors import PacxError
+
+__all__ = ["RunFolder", "open_run", "plain", "read_result", "write_json", "write_text"]
+
+SCHEMA_VERSION = 1
+log = logging.getLogger("pacx")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that readers see the old or the whole new content, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON atomically; NaN becomes null, since JSON has no NaN."""
+    write_text(path, json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
+
+
+def plain(value: object) -> Any:
+    """Turn dataclasses, paths, tuples and NumPy values into what JSON and YAML know."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy arrays and scalars, tensors
+        return plain(value.tolist())
+    return _plain_scalar(value)
+
+
+def _plain_scalar(value: object) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass
+class RunFolder:
+    """An open run: where to write, and what to report at the end."""
+
+    path: Path
+    command: str
+    config: dict[str, Any]
+    started: float = field(default_factory=time.time)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    artefacts: dict[str, str] = field(default_factory=dict)
+    figures: list[dict[str, str]] = field(default_factory=list)
+
+    def read(self, name: str, /, **facts: object) -> None:
+        """Note an input (a store, an encoder, a bank) with what identifies it."""
+        self.inputs[name] = plain(facts)
+
+    def artefact(self, name: str, relative: str) -> Path:
+        """Register an output by name and return its full path; parent folders are made."""
+        self.artefacts[name] = relative
+        target = self.path / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def figure(self, filename: str, *, caption: str) -> Path:
+        """Register a figure for the report and return the path to save it under."""
+        relative = f"figures/{filename}"
+        self.figures.append({"path": relative, "caption": caption})
+        target = self.path / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
+        """Write `result.json`; from then on the run counts as done."""
+        from pacx import __version__
+
+        content = plain(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "command": self.command,
+                "name": self.path.name,
+                "pacx_version": __version__,
+                "config": self.config,
+                "inputs": self.inputs,
+                "started": datetime.fromtimestamp(self.started, tz=UTC).isoformat(timespec="seconds"),
+                "seconds": round(time.time() - self.started, 3),
+                "peak_memory_mib": round(_peak_memory_mib(), 1),
+                "results": dict(results),
+                "artefacts": self.artefacts,
+                "figures": self.figures,
+            }
+        )
+        write_json(self.path / "result.json", content)
+        log.info("%s: done in %.1f s -> %s", self.command, content["seconds"], self.path)
+        return dict(content)
+
+
+@contextmanager
+def open_run(out: Path, *, command: str, config: Mapping[str, Any], overwrite: bool = False) -> Iterator[RunFolder]:
+    """Open a run folder for a command.
+
+    Args:
+        out: the folder; made if absent.
+        command: the name on the command line.
+        config: the resolved arguments, kept in `config.yaml`.
+        overwrite: delete what an earlier finished run left there.
+
+    Raises:
+        PacxError: the folder holds a finished run, or something that is not a run, or cannot be written.
+    """
+    out = Path(out)
+    _claim(out, overwrite=overwrite)
+    _reset_peak_memory()
+    config = {key: item for key, item in plain(config).items() if key not in {"out", "overwrite"}}
+    write_text(out / "config.yaml", yaml.safe_dump({"command": command, **config}, sort_keys=False))
+    handler = logging.FileHandler(out / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield RunFolder(out, command, config)
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def read_result(run: Path) -> dict[str, Any]:
+    """Read a finished run's `result.json`.
+
+    Raises:
+        PacxError: the folder holds no finished run, or one of an unknown schema.
+    """
+    path = Path(run) / "result.json"
+    if not path.is_file():
+        raise PacxError(
+            f"{run} holds no finished run (no result.json in it). Give the --out folder of a finished command."
+        )
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise PacxError(
+            f"{path} has schema version {content.get('schema_version')}, this pacx reads {SCHEMA_VERSION}. "
+            "Run the command again with this version."
+        )
+    return content
+
+
+def _claim(out: Path, *, overwrite: bool) -> None:
+    if (out / "result.json").is_file():
+        if not overwrite:
+            raise PacxError(
+                f"{out} already holds a finished run. Choose another --out, or pass --overwrite true to replace it."
+            )
+        shutil.rmtree(out)
+    elif out.is_file():
+        raise PacxError(f"{out} is a file. --out needs a folder that does not exist yet or an interrupted run.")
+    elif out.is_dir() and any(out.iterdir()) and not (out / "config.yaml").is_file():
+        raise PacxError(
+            f"{out} is not empty and was not made by pacx. Choose another --out; nothing was changed there."
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PacxError(
+            f"{out} cannot be made ({error.strerror}). Choose an --out folder that you may write to."
+        ) from error
+
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def _reset_peak_memory() -> None:
+    """Start the peak at the present size, so that each command of a recipe reports its own (Linux)."""
+    if _CLEAR.exists():
+        with suppress(OSError):  # some containers forbid it; the peak is then that of the whole process
+            _CLEAR.write_text("5", encoding="ascii")
+
+
+def _peak_memory_mib() -> float:
+    """Peak resident memory of this process since the run began, MiB; worker processes are not counted."""
+    if _STATUS.exists():
+        lines = _STATUS.read_text(encoding="ascii").splitlines()
+        return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), math.nan)
+    import resource  # absent on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024**2 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,87 @@
+"""The run folder: atomic, never overwritten unasked, finished only when result.json is there."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pacx.errors import PacxError
+from pacx.runs import open_run, plain, read_result, write_text
+
+
+def test_a_finished_run_tells_its_command_config_and_results(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", command="probe", config={"seed": 3, "out": tmp_path}) as run:
+        run.read("store", name="toy", hash="abc")
+        run.artefact("encoder", "encoder")
+        run.figure("overlay.png", caption="an overlay")
+        run.finish({"auroc": np.float32(0.5)})
+    result = read_result(tmp_path / "run")
+    assert result["command"] == "probe"
+    assert result["config"] == {"seed": 3}
+    assert result["inputs"] == {"store": {"name": "toy", "hash": "abc"}}
+    assert result["artefacts"] == {"encoder": "encoder"}
+    assert result["figures"] == [{"path": "figures/overlay.png", "caption": "an overlay"}]
+    assert result["results"] == {"auroc": 0.5}
+    assert result["seconds"] >= 0
+    assert result["peak_memory_mib"] > 1
+
+
+def test_an_interrupted_run_may_be_opened_again_and_a_finished_one_may_not(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="power cut"), open_run(out, command="x", config={}):
+        raise RuntimeError("power cut")
+    with open_run(out, command="x", config={}) as run:
+        run.finish({})
+    with pytest.raises(PacxError, match="already holds a finished run"), open_run(out, command="x", config={}):
+        pass
+
+
+def test_overwrite_removes_what_the_finished_run_left(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", command="x", config={}) as run:
+        run.artefact("old", "old.txt").write_text("old", encoding="utf-8")
+        run.finish({})
+    with open_run(tmp_path / "run", command="x", config={}, overwrite=True):
+        assert not (tmp_path / "run" / "old.txt").exists()
+
+
+def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious", encoding="utf-8")
+    for overwrite in (False, True):
+        with (
+            pytest.raises(PacxError, match="not made by pacx"),
+            open_run(tmp_path, command="x", config={}, overwrite=overwrite),
+        ):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_reading_an_unfinished_or_foreign_run_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(PacxError, match="no finished run"):
+        read_result(tmp_path)
+    (tmp_path / "result.json").write_text(json.dumps({"schema_version": 99}), encoding="utf-8")
+    with pytest.raises(PacxError, match="schema version 99"):
+        read_result(tmp_path)
+
+
+def test_plain_turns_everything_into_json_and_nan_into_null() -> None:
+    @dataclass
+    class Point:
+        x: float
+        path: Path
+
+    value = {"point": Point(math.nan, Path("a")), "array": np.array([1, 2]), 3: (np.int64(1), True, None, math.inf)}
+    assert plain(value) == {"point": {"x": None, "path": "a"}, "array": [1, 2], "3": [1, True, None, None]}
+
+
+def test_a_failing_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    write_text(target, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(target, "\ud800")
+    assert target.read_text(encoding="utf-8") == "old"
+    assert list(tmp_path.iterdir()) == [target]
