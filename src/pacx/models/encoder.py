@@ -1,0 +1,284 @@
+# ruff: noqa: F722
+"""The chest X-ray encoder: a plain vision transformer that carries its own preprocessing.
+
+* timm's `VisionTransformer`, so weights have the field's names and `timm.create_model(..., checkpoint_path=...)`
+  loads ours.
+* Class token, fixed 2-D sine-cosine positions, LayerNorm epsilon written into the file. The epsilon is not a detail:
+  1e-6 in training and 1e-5 afterwards silently changes every feature.
+* One input channel. A radiograph is gray; repeating it three times triples the patch embedding and adds nothing.
+* On disk: a folder with `config.json` (`EncoderConfig`) and `model.safetensors`. Whoever loads it gets the geometry
+  and normalisation that it was trained with, and cannot forget them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from pacx.errors import PacxError
+from pacx.models.config import EncoderConfig, EncoderSize
+from pacx.models.weights import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    load_weights,
+    new_folder,
+    read_config,
+    save_weights,
+    weights_hash,
+)
+from pacx.runs import write_json
+
+__all__ = [
+    "Encoder",
+    "EncoderConfig",
+    "EncoderSize",
+    "initialise",
+    "load_encoder",
+    "save_encoder",
+    "sincos_positions",
+    "weights_hash",
+]
+
+RANDOM = "random:"
+
+
+def sincos_positions(width: int, grid: int) -> Float[Tensor, "1+N D"]:
+    """Make the fixed position table of a square grid of patches, class token first.
+
+    With w_i = 10000^(-4i/D), i = 0..D/4-1, a patch at (row, column) has
+    [sin(column w), cos(column w), sin(row w), cos(row w)]: the sines of Vaswani et al. 2017 (section 3.5), column
+    first as in the published MAE weights. The class token's position is zero. Patches are in reading order.
+    """
+    frequencies = 10000.0 ** (-np.arange(width // 4) / (width // 4))
+    angles = np.arange(grid)[:, None] * frequencies
+    waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    table = np.zeros((1 + grid * grid, width), dtype=np.float32)
+    table[1:, : width // 2] = np.tile(waves, (grid, 1))
+    table[1:, width // 2 :] = np.repeat(waves, grid, axis=0)
+    return torch.from_numpy(table)
+
+
+def initialise(module: nn.Module) -> None:
+    """Initialise a transformer as MAE does (He et al. 2021, appendix A.1): Xavier-uniform linears, zero biases.
+
+    A patch convolution counts as the linear map that it is, from the pixels of a patch to a token.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(part.weight.view(part.weight.shape[0], -1))
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+class Encoder(nn.Module):
+    """A vision transformer from normalised images to embeddings.
+
+    Attributes:
+        config: architecture, preprocessing, provenance.
+        vit: timm's network; its state-dict keys are the keys in the file.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vit = VisionTransformer(
+            img_size=config.preprocess.image_size,
+            patch_size=config.patch_size,
+            in_chans=config.preprocess.in_chans,
+            num_classes=0,
+            global_pool="token",
+            embed_dim=config.width,
+            depth=config.depth,
+            num_heads=config.heads,
+            mlp_ratio=config.mlp_ratio,
+            norm_layer=partial(nn.LayerNorm, eps=config.layer_norm_eps),
+            weight_init="skip",
+        )
+        initialise(self.vit)
+        nn.init.normal_(self.vit.cls_token, std=0.02)
+        with torch.no_grad():
+            self.vit.pos_embed.copy_(sincos_positions(config.width, config.grid)[None])
+        self.vit.pos_embed.requires_grad_(False)
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+        """Embed normalised images: the class token after the final norm."""
+        embedding: Tensor = self.vit.norm(self.vit.blocks(self.embed(images))[:, 0])
+        return embedding
+
+    def tokens(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1+N D"]:
+        """Return all tokens after the final norm, class token first, patches in reading order."""
+        tokens: Tensor = self.vit.norm(self.vit.blocks(self.embed(images)))
+        return tokens
+
+    def embed(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1+N D"]:
+        """Return what enters the first block: embedded patches and class token with their positions."""
+        tokens: Tensor = self.vit._pos_embed(self.vit.patch_embed(images))
+        return tokens
+
+    def iter_attention(self, images: Float[Tensor, "B C H W"]) -> Iterator[Float[Tensor, "B heads 1+N 1+N"]]:
+        """Yield each block's softmax maps, first block first; rows are queries and sum to one.
+
+        One block is in memory at a time: B x heads x T^2 floats, 1.9 MB per image for a ViT-B at 224 px. Wrap the
+        loop in `torch.no_grad()` unless gradients are wanted.
+        """
+        x = self.embed(images)
+        for block in self.vit.blocks:
+            with _recorded_map(block.attn) as maps:
+                x = block(x)
+            yield maps.pop()
+
+    def attention(self, images: Float[Tensor, "B C H W"]) -> list[Tensor]:
+        """Return the maps of `iter_attention` for all blocks at once: depth x (B, heads, 1+N, 1+N)."""
+        return list(self.iter_attention(images))
+
+    @torch.inference_mode()
+    def encode(
+        self, images: Tensor | Sequence[NDArray[Any]] | NDArray[Any], *, batch_size: int = 32
+    ) -> NDArray[np.float32]:
+        """Embed images as they were read; preprocessing, batching and the device are taken care of.
+
+        Args:
+            images: gray arrays (H, W) of any size with values in [0, 1], as `read_cxr(...).pixels` gives them; one,
+                several, or stacked (B, H, W). Or a tensor (B, C, S, S) that is already preprocessed.
+            batch_size: images per forward pass.
+
+        Returns:
+            Embeddings (B, D), float32. The network computes in evaluation mode and is left in the mode it was in.
+
+        Raises:
+            PacxError: no images, or of a shape or range that this encoder does not take.
+        """
+        source = images if isinstance(images, Tensor) else _as_list(images)
+        if len(source) == 0:
+            raise PacxError("No images to embed: the list is empty.")
+        training, device = self.training, self.vit.cls_token.device
+        self.eval()
+        try:
+            parts = [
+                self(self._prepare(source[start : start + batch_size]).to(device)).float().cpu().numpy()
+                for start in range(0, len(source), batch_size)
+            ]
+        finally:
+            self.train(training)
+        return np.concatenate(parts)
+
+    def _prepare(self, images: Tensor | list[NDArray[Any]]) -> Tensor:
+        preprocess = self.config.preprocess
+        if isinstance(images, Tensor):
+            expected = (preprocess.in_chans, preprocess.image_size, preprocess.image_size)
+            if images.shape[1:] != expected:
+                raise PacxError(
+                    f"Found a tensor of shape {tuple(images.shape)}; this encoder takes preprocessed tensors "
+                    f"(B, {', '.join(map(str, expected))}). Give gray arrays (H, W) to have them preprocessed."
+                )
+            return images.float()
+        return torch.from_numpy(np.stack([preprocess(_checked(image)) for image in images]))
+
+
+def save_encoder(encoder: Encoder, folder: Path) -> Path:
+    """Write an encoder folder, whole or not at all.
+
+    Args:
+        encoder: a plain encoder; one with adapters is merged first (`Student.merged_encoder`).
+        folder: made if absent; an older encoder folder is replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        PacxError: the place holds something else or cannot be written.
+    """
+    folder = Path(folder)
+    with new_folder(folder) as filling:
+        save_weights(encoder.vit, filling / WEIGHTS_FILE)
+        write_json(filling / CONFIG_FILE, encoder.config.to_dict())
+    return folder
+
+
+def load_encoder(source: str | Path) -> Encoder:
+    """Load an encoder, in evaluation mode, on the CPU.
+
+    Args:
+        source: the folder of a saved encoder; or `random:FOLDER[:SEED]`, the same architecture and preprocessing
+            with fresh weights, which is the baseline that says what training brought.
+
+    Raises:
+        PacxError: not an encoder, or its weights do not fit its configuration key by key.
+    """
+    text = str(source)
+    if text.startswith(RANDOM):
+        folder, seed = _split_seed(text.removeprefix(RANDOM))
+        return _fresh_encoder(_read(folder), seed).eval()
+    folder = Path(source)
+    config = _read(folder)
+    with torch.device("meta"):  # the weights come from the file; nothing is drawn first
+        encoder = Encoder(config)
+    load_weights(encoder.vit, folder / WEIGHTS_FILE)
+    return encoder.eval()
+
+
+@contextmanager
+def _recorded_map(attention: Any) -> Iterator[list[Tensor]]:
+    """Catch the softmax map of a timm attention layer on its way into attention dropout.
+
+    The fused kernel never forms the map, so it is switched off meanwhile.
+    """
+    maps: list[Tensor] = []
+    fused = attention.fused_attn
+    hook = attention.attn_drop.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0]))
+    attention.fused_attn = False
+    try:
+        yield maps
+    finally:
+        attention.fused_attn = fused
+        hook.remove()
+
+
+def _fresh_encoder(config: EncoderConfig, seed: int) -> Encoder:
+    with torch.random.fork_rng(devices=[]):  # the caller's random stream goes on as if nothing had been drawn
+        torch.manual_seed(seed)
+        encoder = Encoder(config)
+    encoder.config = replace(config, provenance={"weights": f"random, seed {seed}"})
+    return encoder
+
+
+def _split_seed(text: str) -> tuple[Path, int]:
+    folder, colon, seed = text.rpartition(":")
+    return (Path(folder), int(seed)) if colon and seed.isdecimal() else (Path(text), 0)
+
+
+def _read(folder: Path) -> EncoderConfig:
+    if (folder / CONFIG_FILE).is_file():
+        return EncoderConfig.from_dict(read_config(folder))
+    inside = folder / "encoder"
+    hint = f" Did you mean {inside}?" if (inside / CONFIG_FILE).is_file() else ""
+    raise PacxError(
+        f"{folder} is not an encoder folder: it has no {CONFIG_FILE}.{hint} Accepted: a folder with {CONFIG_FILE} "
+        f"and {WEIGHTS_FILE}, as pacx writes it, or {RANDOM}FOLDER[:SEED] for fresh weights of the same architecture."
+    )
+
+
+def _as_list(images: Sequence[NDArray[Any]] | NDArray[Any]) -> list[NDArray[Any]]:
+    return [images] if isinstance(images, np.ndarray) and images.ndim == 2 else list(images)
+
+
+def _checked(image: NDArray[Any]) -> NDArray[np.float32]:
+    if not isinstance(image, np.ndarray) or image.ndim != 2 or not np.issubdtype(image.dtype, np.floating):
+        found = f"{image.dtype} array {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise PacxError(
+            f"Found {found}; an image is a gray float array (H, W), as pacx.read_cxr(path).pixels gives it."
+        )
+    if not (image.min() >= 0 and image.max() <= 1):  # also catches NaN
+        raise PacxError(f"Found pixel values from {image.min():g} to {image.max():g}; an image has values in [0, 1].")
+    return image.astype(np.float32, copy=False)
