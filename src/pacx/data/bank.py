@@ -1,0 +1,139 @@
+"""The teacher bank: what a frozen teacher says about every row of a store.
+
+    BANK/
+      embeddings.npy   float32 (N, D), row i belongs to store row i; zeros where the teacher had no input
+      present.npy      bool (N,), whether the teacher had an input (an ECG, a blood sample) for that row
+      image_ids.json   N image ids, in the order of the store
+      meta.json        teacher, kind, dim, weights hash, preprocessing, store name and hash
+
+Distillation and alignment know teachers only through banks, so any number of teachers of any kind can be given,
+each with holes of its own, and no teacher network is ever loaded beside the student.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pacx.errors import PacxError
+from pacx.runs import write_json
+
+if TYPE_CHECKING:
+    from pacx.data.store import Store
+
+__all__ = ["Bank"]
+
+BANK_VERSION = 1
+_FILES = ("meta.json", "embeddings.npy", "present.npy", "image_ids.json")
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Embeddings of one teacher for all rows of one store."""
+
+    embeddings: NDArray[np.float32]
+    """(N, D); rows where `present` is False hold zeros and must not be used"""
+    present: NDArray[np.bool_]
+    """(N,)"""
+    image_ids: tuple[str, ...]
+    meta: dict[str, Any]
+    """teacher (its name), kind ("ecg", "labs", ...), weights_hash, preprocessing, store: {name, hash}"""
+
+    def __post_init__(self) -> None:
+        rows = len(self.image_ids)
+        if self.embeddings.ndim != 2 or len(self.embeddings) != rows or self.present.shape != (rows,):
+            raise PacxError(
+                f"A teacher bank needs one embedding per image: found {rows} image ids, embeddings of shape "
+                f"{self.embeddings.shape} and {self.present.shape} presence flags."
+            )
+        if not np.isfinite(self.embeddings[self.present]).all():
+            raise PacxError(f"Teacher bank '{self.name}' holds embeddings that are not finite. Make the bank again.")
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def name(self) -> str:
+        """Name of the teacher, by which results are reported."""
+        return str(self.meta.get("teacher", "teacher"))
+
+    @property
+    def dim(self) -> int:
+        """Width D of an embedding."""
+        return int(self.embeddings.shape[1])
+
+    @classmethod
+    def open(cls, path: Path) -> Bank:
+        """Read a bank folder.
+
+        Raises:
+            PacxError: the folder is absent, incomplete, damaged or of an unknown version.
+        """
+        path = Path(path)
+        missing = [name for name in _FILES if not (path / name).is_file()]
+        if missing:
+            raise PacxError(
+                f"{path} is not a teacher bank: {', '.join(missing)} not found. Give the --out folder of `pacx bank`."
+            )
+        try:
+            meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+            image_ids = json.loads((path / "image_ids.json").read_text(encoding="utf-8"))
+            embeddings = np.load(path / "embeddings.npy", allow_pickle=False)
+            present = np.load(path / "present.npy", allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise PacxError(f"Teacher bank {path} cannot be read ({error}). Make it again with `pacx bank`.") from error
+        if meta.get("bank_version") != BANK_VERSION:
+            raise PacxError(
+                f"Teacher bank {path} has version {meta.get('bank_version')}, this pacx reads {BANK_VERSION}. "
+                "Make it again with `pacx bank`."
+            )
+        return cls(embeddings.astype(np.float32), present.astype(bool), tuple(map(str, image_ids)), meta)
+
+    def save(self, folder: Path) -> None:
+        """Write the bank; `meta.json` comes last, so a half-written folder is not taken for a bank."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "embeddings.npy", np.where(self.present[:, None], self.embeddings, 0).astype(np.float32))
+        np.save(folder / "present.npy", self.present)
+        write_json(folder / "image_ids.json", self.image_ids)
+        write_json(folder / "meta.json", {**self.meta, "bank_version": BANK_VERSION, "dim": self.dim})
+
+    def check(self, store: Store) -> None:
+        """Make sure that row i of the bank is row i of the store.
+
+        Raises:
+            PacxError: other images, or the same images in another order.
+        """
+        ids = tuple(map(str, store.manifest["image_id"]))
+        if ids == self.image_ids:
+            return
+        shared = len(set(ids) & set(self.image_ids))
+        raise PacxError(
+            f"Teacher bank '{self.name}' was made from store {self.meta.get('store')} with {len(self)} images; store "
+            f"'{store.name}' has {len(ids)} images, of which {shared} are in the bank. Rows must agree one by one: "
+            "make the bank again from this store with `pacx bank`."
+        )
+
+    def shuffled(self, split: ArrayLike, *, seed: int) -> Bank:
+        """Deal the embeddings out anew among the rows that have one, within each split: the negative control.
+
+        Every marginal distribution stays as it is; only the pairing of image and teacher is destroyed. Rows are put in
+        random order and each takes the embedding of the one before, so that none keeps its own, however few there are.
+
+        Args:
+            split: (N,) split of each row.
+            seed: seed of the permutation.
+        """
+        names = np.asarray(split).astype(str)
+        rng = np.random.Generator(np.random.PCG64(seed))
+        embeddings = self.embeddings.copy()
+        for name in np.unique(names):
+            rows = np.flatnonzero(self.present & (names == name))
+            order = rng.permutation(rows)
+            embeddings[order] = self.embeddings[np.roll(order, 1)]
+        return replace(self, embeddings=embeddings, meta={**self.meta, "shuffled_seed": seed})

@@ -1,0 +1,125 @@
+"""Who trains and who tests: splits and label subsets by patient, the same on every machine.
+
+They come from SHA-256 of the patient id, not from a random generator: they do not depend on the machine, the library
+versions or the order of the rows, and a 1 % subset lies inside the 10 % subset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from pacx.errors import PacxError
+
+__all__ = ["SPLITS", "split_hash", "split_patients", "subset_rows"]
+
+SPLITS = ("train", "val", "test")
+
+
+def split_patients(
+    table: pd.DataFrame,
+    *,
+    fractions: Sequence[float] = (0.7, 0.1, 0.2),
+    seed: int = 0,
+    stratify: str | None = None,
+) -> pd.Series:
+    """Draw a train/val/test split by patient, the same on every machine.
+
+    Args:
+        table: has `patient_id` and, if asked, the `stratify` column.
+        fractions: shares of patients in train, val and test; they sum to 1.
+        seed: another seed gives another split.
+        stratify: a label column; the patients' highest label is spread evenly over the splits.
+
+    Returns:
+        One of `SPLITS` per row, with the table's index. Every split with a share above 0 gets a patient if there are
+        enough patients.
+
+    Raises:
+        PacxError: the fractions are not three shares that sum to 1.
+    """
+    shares = np.asarray(fractions, dtype=np.float64)
+    if shares.shape != (3,) or (shares < 0).any() or not np.isclose(shares.sum(), 1.0):
+        raise PacxError(f"Split fractions {tuple(fractions)} are not three shares (train, val, test) that sum to 1.")
+    label = None if stratify is None else table[stratify].astype(np.float64)
+    patients = _patient_order(table["patient_id"], label, seed=seed)
+    counts = _split_counts(len(patients), shares)
+    names = np.repeat(SPLITS, counts)
+    return table["patient_id"].astype(str).map(dict(zip(patients, names, strict=True))).rename("split")
+
+
+def subset_rows(
+    table: pd.DataFrame, rows: npt.ArrayLike, *, fraction: float, seed: int, label: str
+) -> npt.NDArray[np.int64]:
+    """Choose a share of the labelled rows, by whole patients, so that smaller shares lie inside larger ones.
+
+    Patients are put in one fixed order for a seed and label: first one patient of each class, then the rest with the
+    classes evenly interleaved. A share is a prefix of that order: the shortest one that holds `fraction` of the rows
+    and at least one patient of each class.
+
+    Args:
+        table: a store's manifest.
+        rows: row positions to choose from, usually the training rows.
+        fraction: share of the rows with a known label, in (0, 1].
+        seed: another seed gives another order.
+        label: the column that decides; rows where it is NaN are left out, at every fraction.
+
+    Returns:
+        Ascending row positions, int64.
+
+    Raises:
+        PacxError: the fraction is not in (0, 1].
+    """
+    if not 0.0 < fraction <= 1.0:
+        raise PacxError(f"A label fraction of {fraction} makes no sense; give a share in (0, 1], e.g. 0.1 for 10 %.")
+    chosen = np.asarray(rows, dtype=np.int64)
+    labels: npt.NDArray[np.float64] = table[label].to_numpy(dtype=np.float64)
+    chosen = chosen[~np.isnan(labels[chosen])]
+    if len(chosen) == 0:
+        return chosen
+    patient = table["patient_id"].iloc[chosen].astype(str).reset_index(drop=True)
+    value = pd.Series(labels[chosen])
+    order = _patient_order(patient, value, seed=seed)
+    place = np.asarray(patient.map({name: position for position, name in enumerate(order)}), dtype=np.int64)
+    rows_up_to = np.cumsum(np.bincount(place, minlength=len(order)))
+    num_patients = int(np.searchsorted(rows_up_to, fraction * len(chosen) - 1e-9)) + 1
+    num_classes = len(value.groupby(patient.to_numpy()).max().unique())
+    kept: npt.NDArray[np.int64] = np.sort(chosen[place < max(num_patients, num_classes)])
+    return kept
+
+
+def split_hash(table: pd.DataFrame) -> str:
+    """Fingerprint who is in which split: SHA-256 over the sorted (patient_id, split) pairs."""
+    pairs = sorted(set(zip(table["patient_id"].astype(str), table["split"].astype(str), strict=True)))
+    return hashlib.sha256("\n".join(f"{patient}\t{split}" for patient, split in pairs).encode()).hexdigest()
+
+
+def _patient_order(patient_id: pd.Series, label: pd.Series | None, *, seed: int) -> list[str]:
+    """Order the patients by hash; with a label, interleave its strata evenly and put one of each stratum first.
+
+    The r-th of n patients of a stratum gets the place (r + 1/2) / n, so every prefix of the order holds about the
+    same share of each stratum; the first patient of a stratum is moved to place 0.
+    """
+    patients = patient_id.astype(str)
+    value = pd.Series(0.0, index=patients.index) if label is None else label
+    stratum = value.groupby(patients.to_numpy()).max()
+    frame = pd.DataFrame({"stratum": stratum.fillna(-1.0)})
+    frame["key"] = [hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in frame.index]
+    frame = frame.sort_values("key")
+    groups = frame.groupby("stratum")["key"]
+    rank, size = groups.cumcount(), groups.transform("size")
+    frame["place"] = np.where(rank == 0, 0.0, (rank + 0.5) / size)
+    return [str(name) for name in frame.sort_values(["place", "key"]).index]
+
+
+def _split_counts(num_patients: int, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    counts = np.diff(np.rint(np.cumsum(shares) * num_patients), prepend=0).astype(np.int64)
+    wanted = shares > 0
+    while num_patients >= wanted.sum() and (counts[wanted] == 0).any():
+        counts[np.flatnonzero(wanted & (counts == 0))[0]] += 1
+        counts[np.argmax(counts)] -= 1
+    return counts

@@ -1,0 +1,84 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pacx.data.bank import Bank
+from pacx.errors import PacxError
+
+
+@pytest.fixture
+def bank():
+    rng = np.random.default_rng(0)
+    present = np.array([True, True, False, True, True, True])
+    meta = {"teacher": "ecg", "kind": "ecg", "weights_hash": "abc", "store": {"name": "s", "hash": "h"}}
+    return Bank(rng.normal(size=(6, 3)).astype(np.float32), present, tuple("abcdef"), meta)
+
+
+def _store(ids):
+    return SimpleNamespace(name="s", manifest=pd.DataFrame({"image_id": ids}))
+
+
+def test_a_saved_bank_reads_back_with_zeros_where_the_teacher_had_nothing(bank, tmp_path):
+    bank.save(tmp_path / "bank")
+    read = Bank.open(tmp_path / "bank")
+    assert np.array_equal(read.embeddings[bank.present], bank.embeddings[bank.present])
+    assert not read.embeddings[2].any()
+    assert np.array_equal(read.present, bank.present)
+    assert read.image_ids == bank.image_ids
+    assert (read.name, read.dim, len(read)) == ("ecg", 3, 6)
+    assert read.meta["weights_hash"] == "abc"
+
+
+def test_shuffling_keeps_each_splits_embeddings_but_gives_none_to_its_own_row(bank):
+    split = np.array(["train"] * 4 + ["test"] * 2)
+    shuffled = bank.shuffled(split, seed=1)
+    for rows in ([0, 1, 3], [4, 5]):
+        before = sorted(map(tuple, bank.embeddings[rows]))
+        assert sorted(map(tuple, shuffled.embeddings[rows])) == before
+    assert not (shuffled.embeddings == bank.embeddings)[bank.present].any()
+    assert np.array_equal(shuffled.present, bank.present)
+    assert np.array_equal(shuffled.embeddings, bank.shuffled(split, seed=1).embeddings)
+
+
+def test_a_bank_fits_only_the_store_that_it_was_made_from(bank):
+    bank.check(_store(list("abcdef")))
+    with pytest.raises(PacxError, match="Rows must agree"):
+        bank.check(_store(list("abcdfe")))
+    with pytest.raises(PacxError, match="5 images, of which 5"):
+        bank.check(_store(list("abcde")))
+
+
+@pytest.mark.parametrize("name", ["meta.json", "embeddings.npy", "present.npy", "image_ids.json"])
+def test_an_incomplete_bank_names_what_is_missing(bank, tmp_path, name):
+    bank.save(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(PacxError, match=name):
+        Bank.open(tmp_path)
+
+
+def test_a_truncated_bank_is_a_users_error(bank, tmp_path):
+    bank.save(tmp_path)
+    whole = (tmp_path / "embeddings.npy").read_bytes()
+    (tmp_path / "embeddings.npy").write_bytes(whole[:-8])
+    with pytest.raises(PacxError, match="cannot be read"):
+        Bank.open(tmp_path)
+
+
+def test_a_bank_of_another_version_is_refused(bank, tmp_path):
+    bank.save(tmp_path)
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    (tmp_path / "meta.json").write_text(json.dumps({**meta, "bank_version": 99}))
+    with pytest.raises(PacxError, match="99"):
+        Bank.open(tmp_path)
+
+
+def test_embeddings_that_are_not_finite_are_refused(bank):
+    broken = bank.embeddings.copy()
+    broken[0, 0] = np.nan
+    with pytest.raises(PacxError, match="not finite"):
+        Bank(broken, bank.present, bank.image_ids, bank.meta)
+    broken[0, 0], broken[2, 0] = 0, np.nan  # row 2 is a hole
+    Bank(broken, bank.present, bank.image_ids, bank.meta)
