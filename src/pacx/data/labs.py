@@ -1,0 +1,299 @@
+"""Laboratory values: the default panel, and the reference distribution that turns them into percentiles.
+
+A network should not learn that sodium is counted in hundreds and lactate in ones, nor be thrown by one creatinine of
+30. So a value enters as its percentile among the training set's values of the same lab, the empirical distribution
+function. Three choices make that a function of the data alone:
+
+* **Ties** take the middle of the ranks they share: `p(x) = (#{v < x} + #{v = x} / 2) / n`. Labs are rounded, so ties
+  are the rule; the middle keeps the mean percentile of the training set at exactly 1/2.
+* **A constant** lab (one distinct value) maps that value to 1/2.
+* **Unseen values**: between two training values the step function applies (`#{v < x} / n`); below the smallest the
+  percentile is 0, above the largest it is 1. Percentiles 0 and 1 therefore mean "beyond everything seen".
+
+Percentiles come with a mask, 1 = observed. (Symile-MIMIC's files call the same array "missingness".) An unobserved
+entry has percentile 0 and mask 0, in training and in use alike. A value is never imputed here.
+
+The distribution is a saved, readable JSON object: distinct values and how often each occurred. Unlike weights it shows
+training values, though without rows; share it as you may share a histogram of the data.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pacx.errors import PacxError
+from pacx.runs import write_json
+
+__all__ = ["PANEL", "Lab", "LabReference", "drop_implausible"]
+
+log = logging.getLogger("pacx")
+
+
+class Lab(NamedTuple):
+    """One laboratory item of a panel."""
+
+    item_id: int
+    """Item number in MIMIC-IV's dictionary of laboratory items."""
+    name: str
+    """Name as in Symile-MIMIC, spelling included."""
+    unit: str
+    """Conventional US unit, as MIMIC-IV reports it."""
+    low: float
+    """Below this no living patient's value lies: unit or entry error."""
+    high: float
+    """Above this likewise."""
+
+
+# The 50 items of Symile-MIMIC in the column order of its arrays: ascending item id, not the order of its CSV files.
+PANEL: tuple[Lab, ...] = (
+    Lab(50802, "Base Excess", "mEq/L", -50, 50),
+    Lab(50804, "Calculated Total CO2", "mEq/L", 1, 80),
+    Lab(50813, "Lactate", "mmol/L", 0.1, 40),
+    Lab(50818, "pCO2", "mmHg", 5, 250),
+    Lab(50820, "pH", "units", 6.3, 8.0),
+    Lab(50821, "pO2", "mmHg", 5, 800),
+    Lab(50861, "Alanine Aminotransferase (ALT)", "IU/L", 0, 30000),
+    Lab(50862, "Albumin", "g/dL", 0.3, 8),
+    Lab(50863, "Alkaline Phosphatase", "IU/L", 1, 6000),
+    Lab(50868, "Anion Gap", "mEq/L", -15, 70),
+    Lab(50878, "Asparate Aminotransferase (AST)", "IU/L", 0, 50000),
+    Lab(50882, "Bicarbonate", "mEq/L", 1, 70),
+    Lab(50885, "Bilirubin, Total", "mg/dL", 0, 90),
+    Lab(50893, "Calcium, Total", "mg/dL", 2, 25),
+    Lab(50902, "Chloride", "mEq/L", 50, 180),
+    Lab(50910, "Creatine Kinase (CK)", "IU/L", 0, 500000),
+    Lab(50912, "Creatinine", "mg/dL", 0, 50),
+    Lab(50931, "Glucose", "mg/dL", 5, 3000),
+    Lab(50934, "H", "index", 0, 5000),
+    Lab(50947, "I", "index", 0, 200),
+    Lab(50960, "Magnesium", "mg/dL", 0.2, 15),
+    Lab(50970, "Phosphate", "mg/dL", 0.1, 30),
+    Lab(50971, "Potassium", "mEq/L", 0.8, 15),
+    Lab(50983, "Sodium", "mEq/L", 80, 220),
+    Lab(51006, "Urea Nitrogen", "mg/dL", 0, 400),
+    Lab(51133, "Absolute Lymphocyte Count", "K/uL", 0, 800),
+    Lab(51146, "Basophils", "%", 0, 100),
+    Lab(51200, "Eosinophils", "%", 0, 100),
+    Lab(51221, "Hematocrit", "%", 5, 80),
+    Lab(51222, "Hemoglobin", "g/dL", 1, 27),
+    Lab(51237, "INR(PT)", "ratio", 0.5, 30),
+    Lab(51244, "Lymphocytes", "%", 0, 100),
+    Lab(51248, "MCH", "pg", 8, 60),
+    Lab(51249, "MCHC", "g/dL", 15, 50),
+    Lab(51250, "MCV", "fL", 40, 170),
+    Lab(51254, "Monocytes", "%", 0, 100),
+    Lab(51256, "Neutrophils", "%", 0, 100),
+    Lab(51265, "Platelet Count", "K/uL", 0, 5000),
+    Lab(51274, "PT", "sec", 5, 200),
+    Lab(51275, "PTT", "sec", 10, 300),
+    Lab(51277, "RDW", "%", 8, 50),
+    Lab(51279, "Red Blood Cells", "M/uL", 0.3, 10),
+    Lab(51301, "White Blood Cells", "K/uL", 0, 1000),
+    Lab(51678, "L", "index", 0, 5000),
+    Lab(52069, "Absolute Basophil Count", "K/uL", 0, 200),
+    Lab(52073, "Absolute Eosinophil Count", "K/uL", 0, 300),
+    Lab(52074, "Absolute Monocyte Count", "K/uL", 0, 500),
+    Lab(52075, "Absolute Neutrophil Count", "K/uL", 0, 800),
+    Lab(52135, "Immature Granulocytes", "%", 0, 100),
+    Lab(52172, "RDW-SD", "fL", 15, 200),
+)
+
+
+def drop_implausible(values: pd.DataFrame, *, panel: Sequence[Lab] = PANEL) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Set values outside the panel's plausibility limits to NaN and count them.
+
+    Args:
+        values: (N, L) table, one column per lab in the panel's units; columns outside the panel are left alone.
+        panel: labs with their limits, both ends allowed.
+
+    Returns:
+        The cleaned copy, and for each lab that lost any value how many.
+    """
+    cleaned = values.copy()
+    dropped: dict[str, int] = {}
+    for lab in panel:
+        if lab.name not in cleaned.columns:
+            continue
+        column = cleaned[lab.name]
+        outside = (column < lab.low) | (column > lab.high)
+        if outside.any():
+            cleaned[lab.name] = column.mask(outside)
+            dropped[lab.name] = int(outside.sum())
+    if dropped:
+        log.warning("laboratory values outside the plausibility limits were dropped: %s", dropped)
+    return cleaned, dropped
+
+
+@dataclass(frozen=True)
+class _Distribution:
+    """Empirical distribution of one lab: ascending distinct values and how often each occurred."""
+
+    values: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, observed: NDArray[np.float64]) -> _Distribution:
+        values, counts = np.unique(observed, return_counts=True)
+        return cls(values, counts.astype(np.int64))
+
+    @property
+    def size(self) -> int:
+        return int(self.counts.sum())
+
+    def percentile(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mid-rank empirical distribution function at `x`, in [0, 1]."""
+        below = np.concatenate([[0], np.cumsum(self.counts)])
+        left = np.searchsorted(self.values, x, side="left")
+        right = np.searchsorted(self.values, x, side="right")
+        result: NDArray[np.float64] = (below[left] + below[right]) / (2.0 * self.size)
+        return result
+
+
+class LabReference:
+    """The training set's distribution of every lab: turns raw values into percentiles and an observed mask."""
+
+    def __init__(self, distributions: Mapping[str, _Distribution], units: Mapping[str, str]) -> None:
+        self._distributions = dict(distributions)
+        self.units = {name: units.get(name, "") for name in self._distributions}
+
+    @property
+    def labs(self) -> tuple[str, ...]:
+        """Names in column order."""
+        return tuple(self._distributions)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of observed training values per lab."""
+        return {name: distribution.size for name, distribution in self._distributions.items()}
+
+    def __len__(self) -> int:
+        return len(self._distributions)
+
+    def __repr__(self) -> str:
+        rows = max(self.counts.values(), default=0)
+        return f"LabReference({len(self)} labs, at most {rows} values each)"
+
+    @classmethod
+    def fit(cls, values: pd.DataFrame, *, units: Mapping[str, str] | None = None) -> LabReference:
+        """Record the empirical distribution of each column.
+
+        Args:
+            values: (N, L) training rows in raw units, NaN = not measured. Column order becomes the lab order.
+            units: unit of each lab, kept for the reader.
+
+        Raises:
+            PacxError: no column, a column that is not numeric, an infinite value, or nothing observed at all.
+        """
+        if values.shape[1] == 0:
+            raise PacxError("The lab table has no lab column. Give one numeric column per lab.")
+        columns = {str(name): _numbers(values[name], str(name)) for name in values.columns}
+        fitted = {name: _Distribution.of(column[~np.isnan(column)]) for name, column in columns.items()}
+        if not any(distribution.size for distribution in fitted.values()):
+            raise PacxError(
+                f"None of the {len(fitted)} labs has an observed value in the {len(values)} training rows. "
+                "Check the table's columns and the split."
+            )
+        empty = [name for name, distribution in fitted.items() if not distribution.size]
+        if empty:
+            log.warning("labs without a single training value always count as unobserved: %s", ", ".join(empty))
+        return cls(fitted, units or {})
+
+    def transform(
+        self, values: pd.DataFrame, *, ignore: bool = False
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Turn raw values into percentiles of the training set.
+
+        Args:
+            values: (N, any) raw values in the units of `fit`, NaN = not measured. An absent column counts as
+                unobserved throughout.
+            ignore: leave out columns that the reference does not know, instead of refusing them.
+
+        Returns:
+            Percentiles (N, L) in [0, 1], 0 where unobserved; observed mask (N, L), 1 = observed.
+
+        Raises:
+            PacxError: an unknown column, a column that is not numeric, or an infinite value.
+        """
+        unknown = [str(name) for name in values.columns if str(name) not in self._distributions]
+        if unknown and not ignore:
+            raise PacxError(
+                f"The lab reference does not know {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}. "
+                f"It knows {', '.join(self.labs[:5])}{' ...' if len(self) > 5 else ''}. Rename or drop the columns."
+            )
+        percentiles = np.zeros((len(values), len(self)), dtype=np.float32)
+        observed = np.zeros_like(percentiles)
+        present = {str(name) for name in values.columns}
+        for position, (name, distribution) in enumerate(self._distributions.items()):
+            if name not in present or not distribution.size:
+                continue
+            column = _numbers(values[name], name)
+            known = ~np.isnan(column)
+            percentiles[known, position] = distribution.percentile(column[known])
+            observed[known, position] = 1.0
+        return percentiles, observed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of the JSON file: per lab its unit, its distinct values and their counts."""
+        labs = [
+            {
+                "name": name,
+                "unit": self.units[name],
+                "num_values": distribution.size,
+                "values": distribution.values.tolist(),
+                "counts": distribution.counts.tolist(),
+            }
+            for name, distribution in self._distributions.items()
+        ]
+        return {"about": "Empirical distribution of each lab: distinct training values and their counts.", "labs": labs}
+
+    def save(self, path: Path) -> None:
+        """Write the distributions as JSON."""
+        write_json(Path(path), self.to_dict())
+
+    @classmethod
+    def load(cls, path: Path) -> LabReference:
+        """Read what `save` wrote.
+
+        Raises:
+            PacxError: the file is absent or not a lab reference.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise PacxError(f"{path} does not exist. A labs teacher folder holds reference.json; run `pacx fit-labs`.")
+        try:
+            labs: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["labs"]
+            distributions = {
+                lab["name"]: _Distribution(
+                    np.asarray(lab["values"], dtype=np.float64), np.asarray(lab["counts"], dtype=np.int64)
+                )
+                for lab in labs
+            }
+            units = {lab["name"]: lab["unit"] for lab in labs}
+        except (KeyError, TypeError, ValueError) as error:
+            raise PacxError(f"{path} is not a lab reference ({error}). Write it again with `pacx fit-labs`.") from error
+        return cls(distributions, units)
+
+
+def _numbers(column: pd.Series[Any], name: str) -> NDArray[np.float64]:
+    """A lab column as float64 with NaN for missing; text and infinities are refused."""
+    try:
+        numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise PacxError(
+            f"Lab column {name!r} holds values that are not numbers ({error}). Convert or drop them."
+        ) from error
+    if np.isinf(numbers).any():
+        raise PacxError(
+            f"Lab column {name!r} holds {int(np.isinf(numbers).sum())} infinite values. "
+            "Put the detection limit in their place, or NaN for not measured."
+        )
+    return numbers

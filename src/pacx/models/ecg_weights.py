@@ -1,0 +1,119 @@
+"""Weights of the ECG network: our teacher folders, and the published ECGFounder checkpoint.
+
+Both are loaded strictly: every tensor must be there, fit, and be wanted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pacx.errors import PacxError
+from pacx.models.ecgfounder import EcgNet, EcgNetConfig
+from pacx.models.weights import CONFIG_FILE, WEIGHTS_FILE, new_folder, read_config, save_weights, weights_hash
+
+__all__ = ["load_ecg_net", "load_ecgfounder", "save_ecg_net"]
+
+
+def save_ecg_net(
+    net: EcgNet, folder: Path, *, labels: tuple[str, ...], preprocessing: Mapping[str, Any], training: Mapping[str, Any]
+) -> None:
+    """Write a teacher folder: weights, architecture, and what the network must be fed.
+
+    Args:
+        net: the network; its weights' hash is recorded.
+        folder: where to; an older model folder there is replaced.
+        labels: name of each logit.
+        preprocessing: recipe version and sampling rate of the input.
+        training: where the weights come from. Free form, JSON.
+    """
+    if len(labels) != net.config.num_classes:
+        raise ValueError(f"{len(labels)} label names for {net.config.num_classes} logits")
+    content = {
+        "kind": "ecg",
+        "architecture": asdict(net.config),
+        "preprocessing": dict(preprocessing),
+        "labels": list(labels),
+        "training": dict(training),
+        "weights_hash": weights_hash(net),
+    }
+    with new_folder(folder) as filling:
+        save_weights(net, filling / WEIGHTS_FILE)
+        (filling / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def load_ecg_net(folder: Path) -> tuple[EcgNet, dict[str, Any]]:
+    """Read a teacher folder.
+
+    Returns:
+        The network in eval mode, and the folder's configuration.
+
+    Raises:
+        PacxError: not an ECG teacher, or weights that do not fit its architecture or its recorded hash.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    if config.get("kind") != "ecg":
+        raise PacxError(f"{folder} holds a model of kind {config.get('kind')!r}, not an ECG teacher (kind 'ecg').")
+    net = EcgNet(EcgNetConfig.from_dict(config["architecture"]))
+    try:
+        tensors = load_file(folder / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise PacxError(f"{folder / WEIGHTS_FILE} cannot be read ({error}). Fit the teacher again.") from error
+    _fill(net, tensors, str(folder))
+    if weights_hash(net) != config.get("weights_hash"):
+        raise PacxError(
+            f"The weights in {folder} are not those its {CONFIG_FILE} describes. Fit or copy the teacher again."
+        )
+    return net.eval(), config
+
+
+def load_ecgfounder(path: Path) -> EcgNet:
+    """Load the published 12-lead checkpoint, strictly and without running pickled code.
+
+    Args:
+        path: `12_lead_ECGFounder.pth`, from the Hugging Face repository PKUDigitalHealth/ECGFounder.
+
+    Raises:
+        PacxError: the file is absent, holds anything but tensors and plain values, or other tensors than the 509.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PacxError(f"{path} does not exist. Give the file 12_lead_ECGFounder.pth.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... for what it cannot read
+        raise PacxError(
+            f"{path} cannot be loaded as plain tensors ({type(error).__name__}: {error}). It was not executed. "
+            "Download the published checkpoint again."
+        ) from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise PacxError(f"{path} holds no state_dict of tensors. Give the file 12_lead_ECGFounder.pth.")
+    net = EcgNet()
+    _fill(net, state, str(path))
+    return net.eval()
+
+
+def _fill(net: EcgNet, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Load every tensor; one that is missing, left over or of another shape is an error that names it."""
+    expected = net.state_dict()
+    faults = [f"missing {name}" for name in expected if name not in tensors]
+    faults += [f"unexpected {name}" for name in tensors if name not in expected]
+    faults += [
+        f"{name} has shape {tuple(value.shape)} instead of {tuple(expected[name].shape)}"
+        for name, value in tensors.items()
+        if name in expected and value.shape != expected[name].shape
+    ]
+    if faults:
+        shown = "; ".join(faults[:6]) + (f"; and {len(faults) - 6} more" if len(faults) > 6 else "")
+        raise PacxError(f"The weights in {what} do not fit the network: {shown}. Nothing was loaded.")
+    net.load_state_dict(tensors)

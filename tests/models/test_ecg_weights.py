@@ -1,0 +1,100 @@
+import json
+import os
+
+import pytest
+import torch
+
+from pacx.errors import PacxError
+from pacx.models.ecg_weights import load_ecg_net, load_ecgfounder, save_ecg_net
+from pacx.models.ecgfounder import EcgNet, EcgNetConfig
+from pacx.models.weights import weights_hash
+
+torch.set_num_threads(1)
+PREPROCESSING = {"recipe": "ecgfounder-1", "rate": 100}
+
+
+def small() -> EcgNet:
+    torch.manual_seed(0)
+    return EcgNet(EcgNetConfig(2, stem_width=16, widths=(16, 32), blocks=(1, 1), batch_norm=True)).eval()
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return EcgNet().state_dict()
+
+
+def test_a_teacher_folder_comes_back_with_its_weights_and_what_it_must_be_fed(tmp_path):
+    net = small()
+    net.train()(torch.randn(4, 12, 100))  # so that num_batches_tracked is not 0
+    net.eval()
+    save_ecg_net(net, tmp_path / "t", labels=("a", "b"), preprocessing=PREPROCESSING, training={"epochs": 3})
+    again, config = load_ecg_net(tmp_path / "t")
+    x = torch.randn(2, 12, 300)
+    assert torch.equal(again(x), net(x))
+    assert not again.training
+    assert weights_hash(again) == weights_hash(net) == config["weights_hash"]
+    assert (config["kind"], config["labels"], config["preprocessing"]) == ("ecg", ["a", "b"], PREPROCESSING)
+
+
+def test_weights_that_are_not_the_recorded_ones_are_refused(tmp_path):
+    save_ecg_net(small(), tmp_path / "t", labels=("a", "b"), preprocessing=PREPROCESSING, training={})
+    config = json.loads((tmp_path / "t" / "config.json").read_text())
+    (tmp_path / "t" / "config.json").write_text(json.dumps({**config, "weights_hash": "0" * 64}))
+    with pytest.raises(PacxError, match=r"are not those its config\.json describes"):
+        load_ecg_net(tmp_path / "t")
+    config["architecture"]["widths"] = [16, 48]
+    (tmp_path / "t" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(PacxError, match=r"do not fit the network.*instead of"):
+        load_ecg_net(tmp_path / "t")
+    (tmp_path / "t" / "config.json").write_text(json.dumps({**config, "kind": "labs"}))
+    with pytest.raises(PacxError, match="of kind 'labs'"):
+        load_ecg_net(tmp_path / "t")
+    (tmp_path / "t" / "config.json").write_text(json.dumps({**config, "architecture": {"widths": [16]}}))
+    with pytest.raises(PacxError, match="architecture has the keys"):
+        load_ecg_net(tmp_path / "t")
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_checkpoint_of_the_published_form_loads_strictly(tmp_path, published, wrapped):
+    torch.save({"state_dict": published, "epoch": 3} if wrapped else published, tmp_path / "w.pth")
+    net = load_ecgfounder(tmp_path / "w.pth")
+    assert all(torch.equal(value, published[name]) for name, value in net.state_dict().items())
+    assert not net.training
+
+
+def test_a_checkpoint_with_a_tensor_missing_left_over_or_misshapen_is_refused_by_name(tmp_path, published):
+    name = "stage_list.3.block_list.2.conv2.conv.weight"
+    cases = {
+        "missing first_bn.running_var": {k: v for k, v in published.items() if k != "first_bn.running_var"},
+        "unexpected stranger": published | {"stranger": torch.zeros(1)},
+        f"{name} has shape": published | {name: torch.zeros(400, 16, 15)},
+    }
+    for message, state in cases.items():
+        torch.save({"state_dict": state}, tmp_path / "w.pth")
+        with pytest.raises(PacxError, match=message):
+            load_ecgfounder(tmp_path / "w.pth")
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Malicious()}, tmp_path / "w.pth")
+    with pytest.raises(PacxError, match="It was not executed"):
+        load_ecgfounder(tmp_path / "w.pth")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_files_that_are_no_checkpoint_are_user_errors(tmp_path):
+    with pytest.raises(PacxError, match="does not exist"):
+        load_ecgfounder(tmp_path / "none.pth")
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(PacxError, match="cannot be loaded as plain tensors"):
+        load_ecgfounder(tmp_path / "text.pth")
+    torch.save([1, 2, 3], tmp_path / "list.pth")
+    with pytest.raises(PacxError, match="holds no state_dict"):
+        load_ecgfounder(tmp_path / "list.pth")
