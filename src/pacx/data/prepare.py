@@ -1,0 +1,170 @@
+"""The `prepare` command: any source -> store."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from pacx.data.images import MAX_PIXELS
+from pacx.data.manifest import Manifest, validate
+from pacx.data.packing import Job, Settings, make_jobs, pack
+from pacx.data.sources import Options, read_source
+from pacx.data.store import Store, StoreWriter
+from pacx.errors import PacxError
+from pacx.preprocess import Geometry
+from pacx.runs import open_run
+
+__all__ = ["prepare"]
+
+log = logging.getLogger("pacx")
+
+
+def prepare(
+    source: str,
+    root: Path,
+    *,
+    part: str | None = None,
+    patient_from: Literal["file", "folder"] = "file",
+    path_column: str = "path",
+    patient_column: str = "patient_id",
+    label_columns: list[str] | None = None,
+    multilabel: str | None = None,
+    split_column: str | None = None,
+    mask_column: str | None = None,
+    mask_name: str = "mask",
+    ecg_column: str | None = None,
+    lab_columns: list[str] | None = None,
+    view_column: str | None = None,
+    age_column: str | None = None,
+    sex_column: str | None = None,
+    split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    seed: int = 0,
+    size: int = 256,
+    geometry: Geometry = "squash",
+    max_pixels: int = MAX_PIXELS,
+    allow_patient_overlap: bool = False,
+    strict: bool = False,
+    workers: int | None = None,
+    out: Path,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Turn files on disk into a store.
+
+    Files are read on all cores. Those that cannot be read, and blank images, are listed with the reason in
+    rejects.csv and left out. When the command is interrupted, the same command goes on where it stopped.
+
+    Args:
+        source: what kind of data lies there: folder (every image below it), table (a CSV, TSV or Parquet file with a
+            column of image paths), or open-sample (the openly licensed sample bundle).
+        root: the folder or table to read.
+        part: open-sample: which part of the bundle (cxr, seg, ecg or labs).
+        patient_from: folder: whether each file or each folder is one patient.
+        path_column: table: image files, relative to the table's folder or absolute.
+        patient_column: table: who is on the image; splits never separate a patient's images.
+        label_columns: table: columns to predict. 0/1/empty makes a binary task, class numbers or words a multiclass
+            task; empty means unknown.
+        multilabel: table: gather the 0/1 columns of label_columns in one multilabel task of this name.
+        split_column: table: train, val or test; without it patients are split at random.
+        mask_column: table: mask files, one thing outlined in each.
+        mask_name: table: what the masks outline, e.g. lung.
+        ecg_column: table: ECG records (WFDB) of the same patient.
+        lab_columns: table: laboratory values of the same patient, numbers in one unit per column.
+        view_column: table: projection, e.g. PA or AP.
+        age_column: table: age in years.
+        sex_column: table: sex, e.g. F or M.
+        split_fractions: shares of patients in train, val and test where the data bring no split.
+        seed: another seed draws another split.
+        size: edge of the stored images in pixels; a little more than the encoder's input leaves room for crops.
+        geometry: how rectangles become squares: squash (aspect ratio not kept), crop (centre), or pad (black bars).
+        max_pixels: images with more pixels are rejected by their header, before they are decoded.
+        allow_patient_overlap: accept a given split in which patients are in several parts.
+        strict: stop at the first file that cannot be used.
+        workers: reading processes; by default one per core.
+        out: the store folder.
+        overwrite: replace a finished store there.
+
+    Returns:
+        The content of result.json; results are counts: name, num_images, num_patients, splits, rejects, tasks.
+
+    Raises:
+        PacxError: the root or table cannot be used, patients cross splits, nothing could be read, or the disk is full.
+
+    Example:
+        pacx prepare table labels.csv --patient_column subject --label_columns edema --out stores/mine
+    """
+    options = Options(
+        part=part,
+        patient_from=patient_from,
+        path_column=path_column,
+        patient_column=patient_column,
+        label_columns=tuple(label_columns or ()),
+        multilabel=multilabel,
+        split_column=split_column,
+        mask_column=mask_column,
+        mask_name=mask_name,
+        ecg_column=ecg_column,
+        lab_columns=tuple(lab_columns or ()),
+        view_column=view_column,
+        age_column=age_column,
+        sex_column=sex_column,
+        split_fractions=split_fractions,
+        seed=seed,
+    )
+    if size < 1:
+        raise PacxError(f"--size is {size}; give the edge of the stored images in pixels, e.g. 256.")
+    manifest = read_source(source, Path(root), options=options)
+    validate(manifest, allow_patient_overlap=allow_patient_overlap)
+    jobs = make_jobs(manifest)
+    settings = Settings(size, geometry, max_pixels, manifest.mask_name, strict)
+    origin = {"command": "prepare", "source": source, "root": root, **asdict(options)}
+    config = {**origin, **settings._asdict(), "allow_patient_overlap": allow_patient_overlap, "workers": workers}
+    with open_run(out, command="prepare", config=config, overwrite=overwrite) as run:
+        run.read("root", path=root, source=source)
+        log.info("prepare: %d rows of %s", len(jobs), manifest.name)
+        if not (out / "meta.json").is_file():
+            writer = _make_writer(out, manifest, jobs, settings)
+            pack(writer, jobs, settings, workers=workers)
+            writer.finish(manifest, source=origin, allow_patient_overlap=allow_patient_overlap)
+        summary = _check_finished(Store.open(out), fingerprint=_fingerprint(manifest, jobs, settings), strict=strict)
+        log.info(
+            "prepare: %(num_patients)d patients, %(num_images)d images, %(num_masks)d with masks, "
+            "%(num_ecgs)d with ECGs, %(num_labs)d with labs; splits %(splits)s",
+            summary,
+        )
+        if summary["rejects"]:
+            log.warning("prepare: %d files were left out; %s says why", summary["rejects"], out / "rejects.csv")
+        return run.finish(summary)
+
+
+def _make_writer(out: Path, manifest: Manifest, jobs: list[Job], settings: Settings) -> StoreWriter:
+    has_images = any(job.image for job in jobs)
+    return StoreWriter(
+        out,
+        name=manifest.name,
+        num_rows=len(jobs),
+        image_size=settings.size if has_images else None,
+        geometry=settings.geometry,
+        mask_names=(settings.mask_name,) if has_images and any(job.mask for job in jobs) else (),
+        ecg=any(job.ecg for job in jobs),
+        fingerprint=_fingerprint(manifest, jobs, settings),
+    )
+
+
+def _fingerprint(manifest: Manifest, jobs: list[Job], settings: Settings) -> str:
+    """Identify what the arrays are made of: which files, in which order, read and resized how."""
+    identity = [*manifest.table["image_id"].astype(str), repr(jobs), repr(settings._replace(strict=False))]
+    return hashlib.sha256("\0".join(identity).encode()).hexdigest()
+
+
+def _check_finished(store: Store, *, fingerprint: str, strict: bool) -> dict[str, Any]:
+    """Summarise the store; an interrupted run may have left one of other files, or one with rejects."""
+    summary = store.summary()
+    if store.meta["fingerprint"] != fingerprint or (strict and summary["rejects"]):
+        raise PacxError(
+            f"{store.path} holds a store that was made of other files, with other settings, or without --strict. "
+            "Delete that folder or choose another --out."
+        )
+    return summary

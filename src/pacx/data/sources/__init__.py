@@ -1,0 +1,77 @@
+"""One short module per data set: what lies on disk -> manifest.
+
+A source is a module here with
+
+* a docstring: what the data set is, its size, what the labels mean, who may get it, citation, known faults,
+* `OPTIONS`, the names of the options that it uses, and
+* `read(root, *, options) -> Manifest`, which lists files and reads tables but no pixels,
+
+and one line in `SOURCES`. Paths in the table are relative to `Manifest.root`. Reading pixels, in parallel and
+restartable, is the same for all of them: `pacx.data.prepare`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Literal
+
+from pacx.data.manifest import Manifest
+from pacx.errors import PacxError
+
+__all__ = ["SOURCES", "Options", "read_source"]
+
+SOURCES = {
+    "folder": "every image below a folder; no labels",
+    "table": "a CSV or Parquet table with a column of image paths",
+    "open-sample": "the openly licensed sample bundle: parts cxr, seg, ecg, labs",
+}
+"""name on the command line -> what it reads; the module has the same name with underscores"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may tell a source; each uses some of it and refuses the rest. See `pacx prepare --help`."""
+
+    part: str | None = None
+    patient_from: Literal["file", "folder"] = "file"
+    path_column: str = "path"
+    patient_column: str = "patient_id"
+    label_columns: tuple[str, ...] = ()
+    multilabel: str | None = None
+    split_column: str | None = None
+    mask_column: str | None = None
+    mask_name: str = "mask"
+    ecg_column: str | None = None
+    lab_columns: tuple[str, ...] = ()
+    view_column: str | None = None
+    age_column: str | None = None
+    sex_column: str | None = None
+    split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    seed: int = 0
+
+
+def read_source(name: str, root: Path, *, options: Options) -> Manifest:
+    """Read a data set's tables and file names with the source of that name.
+
+    Raises:
+        PacxError: there is no such source, it has no use for an option that was given, the root does not exist, or
+            what is there is not what the source expects.
+    """
+    if name not in SOURCES:
+        known = "; ".join(f"{source} ({about})" for source, about in SOURCES.items())
+        raise PacxError(f"There is no source {name!r}. The sources are: {known}.")
+    module = import_module(f"{__name__}.{name.replace('-', '_')}")
+    default = Options()
+    given = [field.name for field in fields(options) if getattr(options, field.name) != getattr(default, field.name)]
+    useless = [option for option in given if option not in module.OPTIONS]
+    if useless:
+        raise PacxError(
+            f"The source {name!r} has no use for {', '.join(f'--{option}' for option in useless)}. "
+            f"It takes: {', '.join(f'--{option}' for option in module.OPTIONS)}."
+        )
+    if not root.exists():
+        raise PacxError(f"{root} does not exist. Give the folder or table that `pacx prepare {name}` should read.")
+    manifest: Manifest = module.read(root, options=options)
+    return manifest
