@@ -224,9 +224,9 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> None:
 def test_reading_processes_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     code = (
         "import multiprocessing, os, time, sys\n"
-        "from pacx.data.packing import _end_with_parent\n"
+        "from pacx.data.workers import end_with_parent\n"
         "if __name__ == '__main__':\n"
-        "    child = multiprocessing.get_context('fork').Process(target=lambda: (_end_with_parent(), time.sleep(60)))\n"
+        "    child = multiprocessing.get_context('fork').Process(target=lambda: (end_with_parent(), time.sleep(60)))\n"
         "    child.start(); print(child.pid, flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:

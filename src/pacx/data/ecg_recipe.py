@@ -14,11 +14,8 @@ The source of the recipe is ECGFounder's public code (PKUDigitalHealth/ECGFounde
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -28,6 +25,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, signal
 
 from pacx.data.ecg import LEADS, RATE, SAMPLES
+from pacx.data.workers import available_cores, worker_pool
 from pacx.errors import PacxError
 
 __all__ = ["RECIPE", "check_recipe", "prepare_ecg", "prepare_ecgs"]
@@ -100,13 +98,12 @@ def prepare_ecgs(
     """
     check_recipe(version, rate=rate)
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    workers = min(workers or _num_processors(), len(batches))
+    workers = min(workers or available_cores(), len(batches))
     if workers <= 1 or len(rows) < _WORTH_PROCESSES:
         for batch in batches:
             yield _prepare_rows(source, batch, version, rate)
         return
-    # "spawn": forking a process that runs torch's threads can hang the child.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         waiting = iter(batches)
         running = deque(
             pool.submit(_prepare_rows, source, batch, version, rate) for batch in islice(waiting, 2 * workers)
@@ -127,10 +124,6 @@ def check_recipe(version: str, *, rate: int) -> None:
 def _prepare_rows(source: Path, rows: NDArray[np.int64], version: str, rate: int) -> NDArray[np.float32]:
     records = np.load(source, mmap_mode="r", allow_pickle=False)
     return np.stack([prepare_ecg(records[row], version=version, rate=rate) for row in rows])
-
-
-def _num_processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @lru_cache(maxsize=1)

@@ -6,12 +6,8 @@ go on. Rows that an earlier run has done are not opened again.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +20,7 @@ from tqdm import tqdm
 from pacx.data.images import is_blank, read_cxr
 from pacx.data.manifest import Manifest
 from pacx.data.store_writer import StoreWriter
+from pacx.data.workers import available_cores, worker_pool
 from pacx.errors import PacxError
 from pacx.preprocess import Geometry, fit_square
 
@@ -82,7 +79,7 @@ def pack(writer: StoreWriter, jobs: Sequence[Job], settings: Settings, *, worker
     """
     todo = [jobs[row] for row in writer.todo()]
     tasks = [todo[start : start + _ROWS_PER_TASK] for start in range(0, len(todo), _ROWS_PER_TASK)]
-    num_workers = min(workers or _available_cores(), max(len(tasks), 1))
+    num_workers = min(workers or available_cores(), max(len(tasks), 1))
     if not any(job.image or job.ecg for job in jobs):
         num_workers = 1  # a table of labs only: nothing to read
     with tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="prepare", unit="row", disable=None) as bar:
@@ -95,32 +92,10 @@ def _run(writer: StoreWriter, tasks: Sequence[Sequence[Job]], settings: Settings
         for task in tasks:
             yield _pack_rows(writer, task, settings)
         return
-    # Spawned, not forked: Arrow and the BLAS have threads, which a fork would leave in an unknown state.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_end_with_parent) as pool:
+    with worker_pool(num_workers) as pool:
         futures = [pool.submit(_pack_in_worker, writer.path, task, settings) for task in tasks]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise PacxError(
-                "A reading process was killed, most likely because memory ran out. Run the same command again with "
-                f"fewer --workers than {num_workers}; what is done stays done."
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Make a worker end when its parent is killed; it would wait for work forever otherwise."""
-
-    def wait() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+        for future in as_completed(futures):
+            yield future.result()
 
 
 def _pack_in_worker(path: Path, task: Sequence[Job], settings: Settings) -> int:
@@ -189,8 +164,3 @@ def _paths(manifest: Manifest, column: str) -> list[Path | None]:
     if column not in manifest.table:
         return [None] * len(manifest.table)
     return [None if pd.isna(path) else manifest.root / str(path) for path in manifest.table[column]]
-
-
-def _available_cores() -> int:
-    """Count the cores that this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

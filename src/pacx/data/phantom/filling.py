@@ -7,11 +7,8 @@ their order matters. Processes are spawned, not forked, with one thread each for
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Sequence
+from concurrent.futures import as_completed
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +19,7 @@ from pacx.data.phantom.anatomy import render, sample_acquisition
 from pacx.data.phantom.heart import simulate_ecg
 from pacx.data.phantom.latents import random_stream, sample_patient
 from pacx.data.store_writer import StoreWriter
+from pacx.data.workers import available_cores, worker_pool
 
 __all__ = ["Cohort", "Visit", "fill"]
 
@@ -59,7 +57,7 @@ def fill(writer: StoreWriter, cohort: Cohort, visits: Sequence[Visit], *, total:
         total: number of all visits of the cohort.
         workers: processes; None for one per available core.
     """
-    num_workers = min(workers or _available_cores(), max(math.ceil(len(visits) / _ROWS_PER_JOB), 1))
+    num_workers = min(workers or available_cores(), max(math.ceil(len(visits) / _ROWS_PER_JOB), 1))
     with tqdm(total=total, initial=total - len(visits), desc="simulate", unit="image", disable=None) as bar:
         if num_workers == 1:
             for visit in visits:
@@ -67,17 +65,9 @@ def fill(writer: StoreWriter, cohort: Cohort, visits: Sequence[Visit], *, total:
                 bar.update()
             return
         jobs = [visits[start : start + _ROWS_PER_JOB] for start in range(0, len(visits), _ROWS_PER_JOB)]
-        with (
-            _one_thread_per_process(),
-            ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn")) as pool,
-        ):
-            futures = [pool.submit(_work, writer.path, cohort, job) for job in jobs]
-            try:
-                for future in as_completed(futures):
-                    bar.update(future.result())
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        with worker_pool(num_workers) as pool:
+            for future in as_completed([pool.submit(_work, writer.path, cohort, job) for job in jobs]):
+                bar.update(future.result())
 
 
 def _work(path: Path, cohort: Cohort, visits: Sequence[Visit]) -> int:
@@ -104,26 +94,3 @@ def _write_visit(writer: StoreWriter, cohort: Cohort, visit: Visit) -> None:
         masks={"lung": radiograph.lungs, "heart": radiograph.heart},
         ecg=recorded,
     )
-
-
-def _available_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@contextmanager
-def _one_thread_per_process() -> Iterator[None]:
-    """Keep the workers' linear algebra from starting a thread per core in each of them; they inherit these settings."""
-    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -1,0 +1,77 @@
+"""Worker processes for reading, filtering and rendering: as many as there are cores, and none left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+
+from pacx.errors import PacxError
+
+__all__ = ["available_cores", "end_with_parent", "worker_pool"]
+
+_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use, which in a container are fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def worker_pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Open a pool of processes with one thread of linear algebra each.
+
+    They are spawned, not forked: Arrow, the BLAS and torch have threads, which a fork would leave in an unknown
+    state. What was submitted and not begun is cancelled when the block is left by an exception.
+
+    Raises:
+        PacxError: a process was killed from outside.
+    """
+    context = multiprocessing.get_context("spawn")
+    with (
+        _one_thread_each(),
+        ProcessPoolExecutor(num_workers, mp_context=context, initializer=end_with_parent) as pool,
+    ):
+        try:
+            yield pool
+        except BrokenProcessPool as error:
+            raise PacxError(
+                "A worker process was killed, most likely because memory ran out. Run the same command again with "
+                f"fewer --workers than {num_workers}; what is done stays done."
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def end_with_parent() -> None:
+    """Make a worker end when its parent is killed; it would wait for work forever otherwise."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Keep the workers' linear algebra from starting a thread per core in each of them; they inherit these settings."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
