@@ -1,0 +1,74 @@
+"""Pictures of attention on X-rays.
+
+All pictures of all encoders share one scale, in multiples of even attention: 1 is what a patch would get if attention
+were spread evenly. An encoder that looks everywhere alike gives a flat picture. Scaling each picture by its own
+extremes would turn differences of a per cent into hot spots.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from pacx.data.store import Store
+from pacx.preprocess import fit_square
+
+__all__ = ["save_overlays"]
+
+_OUTLINES = ("#35c9ff", "#ffb000", "#7cff6b", "#ff5fa2")
+"""One colour per mask, told apart on gray by colour-blind readers."""
+
+_COLOURS = "inferno"
+_BRIGHTEST = 3.0
+"""Multiple of even attention from which on the colour no longer changes."""
+
+
+def save_overlays(path: Path, store: Store, rows: NDArray[np.int64], maps: NDArray[np.float64], *, title: str) -> None:
+    """Draw X-rays with mask outlines above, and with their attention below.
+
+    Args:
+        path: PNG file to write.
+        store: holds the images and masks.
+        rows: (n,) store rows.
+        maps: (n, grid, grid) attention per patch, each map with sum 1.
+        title: the encoder's name.
+    """
+    assert store.images is not None
+    multiples = maps * maps[0].size
+    scale = Normalize(0.0, _BRIGHTEST)
+    figure = Figure(figsize=(1.9 * len(rows) + 0.9, 4.4), dpi=110, facecolor="white", layout="constrained")
+    axes = figure.subplots(2, len(rows), squeeze=False)
+    for column, (row, attention) in enumerate(zip(rows, multiples, strict=True)):
+        for axis in axes[:, column]:
+            axis.imshow(store.images[row], cmap="gray", vmin=0, vmax=255)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            _draw_outlines(axis, store, row)
+        _draw_attention(axes[1, column], attention, size=store.images.shape[1])
+    axes[0, 0].set_ylabel("masks: " + ", ".join(store.mask_names) if store.mask_names else "X-ray", fontsize=9)
+    axes[1, 0].set_ylabel("attention rollout", fontsize=9)
+    bar = figure.colorbar(ScalarMappable(scale, cmap=_COLOURS), ax=axes[1], fraction=0.02, pad=0.01, extend="max")
+    bar.set_label("times even attention", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path)
+
+
+def _draw_attention(axis: Any, attention: NDArray[np.float64], *, size: int) -> None:
+    """Lay attention over an X-ray, the more opaque the more there is."""
+    strength = np.clip(attention / _BRIGHTEST, 0.0, 1.0).astype(np.float32)
+    smooth = fit_square(strength, size)
+    axis.imshow(smooth, cmap=_COLOURS, vmin=0, vmax=1, alpha=0.15 + 0.65 * smooth)
+
+
+def _draw_outlines(axis: Any, store: Store, row: int) -> None:
+    for number, name in enumerate(store.mask_names):
+        mask = store.mask(name, np.array([row]))[0]
+        if mask.any() and not mask.all():
+            axis.contour(mask, levels=[0.5], colors=[_OUTLINES[number % len(_OUTLINES)]], linewidths=0.8)

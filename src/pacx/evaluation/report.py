@@ -1,0 +1,122 @@
+"""The report: one page that says what ran and what came out, for readers who know nothing of the project.
+
+* **From results alone.** The report reads `result.json`, `metrics.csv`, figures and per-image tables of finished runs;
+  it trains nothing and opens no store. Sections appear for the kinds of runs that are given.
+* **As it came out.** What is summed up at the top is chosen by fixed rules (`reporting/findings.py`), not by whether
+  it flatters; a difference whose interval includes zero is called unclear.
+* **One file.** `report.html` has its style, charts (SVG) and figures (WebP) inside, asks the network for nothing and
+  needs no script. `report.json` holds the same numbers; its schema is `templates/report.schema.json`.
+* **It may leave the machine.** All text is escaped; paths outside of the runs lose all but their last part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pacx import __version__
+from pacx.evaluation.reporting.collect import Record, Run, collect, recipe_of, without_machine_paths
+from pacx.evaluation.reporting.encoders import choose_baseline, describe_encoders, encoder_label
+from pacx.evaluation.reporting.findings import find_all
+from pacx.evaluation.reporting.judged import alignment_part, attention_part, segmentation_part
+from pacx.evaluation.reporting.page import render_page
+from pacx.evaluation.reporting.pictures import pictures_of
+from pacx.evaluation.reporting.probes import probe_part
+from pacx.evaluation.reporting.trained import (
+    data_part,
+    distillation_part,
+    pretraining_part,
+    step_part,
+    teacher_part,
+)
+from pacx.runs import open_run, plain, write_json, write_text
+
+__all__ = ["REPORT_VERSION", "describe", "report"]
+
+REPORT_VERSION = 1
+_JUDGED = frozenset({"probe", "align", "explain", "segment"})
+
+
+def report(
+    *,
+    runs: list[Path],
+    out: Path,
+    title: str = "Physiology in chest X-ray encoders",
+    about: str = "",
+    baseline: str | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Merge any number of finished runs into one self-contained HTML page.
+
+    Example:
+        pacx report --runs runs/demo --out runs/demo-report
+
+    Args:
+        runs: run folders, or folders that hold some; other reports in them are left out.
+        out: the run folder to make; the page is report.html in it, the numbers are report.json.
+        title: heading of the page.
+        about: text below the heading, such as what these data can and cannot show.
+        baseline: label of the encoder that the others are compared with; "mae" if there is one.
+        overwrite: replace a finished run in `out`.
+
+    Returns:
+        The content of `result.json`. Its results: num_runs, encoders, baseline, findings, html_bytes.
+
+    Raises:
+        PacxError: no finished run is found, one has an unknown schema, or the baseline is not among the encoders.
+    """
+    config = {**locals()}
+    found = collect(runs, out=out)
+    content = describe(found, title=title, about=about, baseline=baseline)
+    with open_run(out, command="report", config=config, overwrite=overwrite) as folder:
+        write_json(folder.artefact("numbers", "report.json"), content)
+        html = render_page(content, pictures=pictures_of(found), recipe=recipe_of(found, title=title))
+        write_text(folder.artefact("page", "report.html"), html)
+        return folder.finish(
+            {
+                "num_runs": len(found),
+                "encoders": [encoder["label"] for encoder in content["encoders"]],
+                "baseline": content["baseline"],
+                "findings": [f"{one['topic']}: {one['judgement']}. {one['statement']}" for one in content["findings"]],
+                "html_bytes": len(html.encode()),
+            }
+        )
+
+
+def describe(runs: Sequence[Run], *, title: str, about: str = "", baseline: str | None = None) -> Record:
+    """Make the content of `report.json`: plain JSON values, NaN as null, no paths of this machine."""
+    labels = {encoder_label(run) for run in runs if run.command in _JUDGED}
+    chosen = choose_baseline(labels, baseline)
+    content: Record = {
+        "steps": step_part(runs),
+        "data": data_part(runs),
+        "probes": probe_part(runs, baseline=chosen),
+        "alignment": alignment_part(runs, baseline=chosen),
+        "distillation": distillation_part(runs),
+        "teachers": teacher_part(runs),
+        "pretraining": pretraining_part(runs),
+        "attention": attention_part(runs, baseline=chosen),
+        "segmentation": segmentation_part(runs, baseline=chosen),
+        "figures": [
+            {"run": run.name, "path": figure["path"], "caption": figure.get("caption", "")}
+            for run in runs
+            for figure in run.content.get("figures") or []
+        ],
+    }
+    content = without_machine_paths(plain(content))
+    shown = [score["encoder"] for part in content["probes"] for score in part["scores"]]
+    shown += [one["encoder"] for kind in _SIDE_BY_SIDE for part in content[kind] for one in part["encoders"]]
+    return {
+        "schema_version": REPORT_VERSION,
+        "pacx_version": __version__,
+        "title": title,
+        "about": about,
+        "baseline": chosen,
+        "encoders": describe_encoders(shown),
+        "findings": find_all(content),
+        **content,
+    }
+
+
+_SIDE_BY_SIDE = ("alignment", "attention", "segmentation")

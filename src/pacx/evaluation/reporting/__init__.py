@@ -1,0 +1,1 @@
+"""The parts of the report: what was found, as data; then as pictures and words."""

@@ -1,0 +1,136 @@
+"""From predictions to AUROCs with patient-level intervals.
+
+`predictions.parquet` of a probe holds one row per scored test image:
+
+    task, label     what was predicted
+    output          the label again, or for a multiclass label the class that this score is for (one against the rest)
+    fraction, seed  which training subset
+    image_id, patient_id
+    target          0 or 1
+    score           log-odds, higher = more positive
+
+Keeping the predictions, not only their scores, is what lets two encoders be compared image by image later. A
+multiclass label is scored by the mean of its one-against-the-rest AUROCs, a task with several labels also as a whole
+(label `macro`) by the mean over labels.
+
+Several seeds are several training subsets, scored on the same test images. Their AUROCs are averaged draw by draw,
+so the interval of the mean is that of the test patients, and the spread over seeds is reported beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pacx.statistics import Interval, Resamples, interval_of, macro_auroc, macro_auroc_draws, resample_patients
+
+__all__ = ["MACRO", "QuestionScores", "Scored", "SeedScores", "arrange", "questions", "score_seeds", "summarise"]
+
+MACRO = "macro"
+"""Label under which the mean over a task's labels is reported."""
+
+
+class QuestionScores(NamedTuple):
+    """Scores of one question (task, label, fraction) on N test images, K outputs, S seeds."""
+
+    target: NDArray[np.float64]
+    """(N, K), NaN = unknown"""
+    score: NDArray[np.float64]
+    """(S, N, K), NaN where nothing was predicted"""
+    image_id: NDArray[np.object_]
+    """(N,)"""
+    patient: NDArray[np.object_]
+    """(N,)"""
+    seeds: tuple[int, ...]
+    outputs: tuple[str, ...]
+
+
+class SeedScores(NamedTuple):
+    """AUROC of every seed, with its bootstrap draws."""
+
+    value: NDArray[np.float64]
+    """(S,)"""
+    draws: NDArray[np.float64]
+    """(S, draws)"""
+
+
+def questions(predictions: pd.DataFrame) -> Iterator[tuple[tuple[str, str, float], QuestionScores]]:
+    """Split predictions into questions (task, label, fraction), each label first, then the task as a whole."""
+    for (task, share), of_task in predictions.groupby(["task", "fraction"], observed=True, sort=False):
+        fraction = cast("float", share)
+        labels = of_task["label"].unique()
+        for label in labels:
+            yield (str(task), str(label), fraction), arrange(of_task[of_task["label"] == label])
+        if len(labels) > 1:
+            yield (str(task), MACRO, fraction), arrange(of_task)
+
+
+def arrange(predictions: pd.DataFrame) -> QuestionScores:
+    """Lay the predictions of one question out as arrays, images sorted by id."""
+    image, images = pd.factorize(predictions["image_id"].astype(str), sort=True)
+    seed, seeds = pd.factorize(predictions["seed"], sort=True)
+    names = predictions["label"].astype(str) + "\n" + predictions["output"].astype(str)
+    output, outputs = pd.factorize(names, sort=True)
+    target = np.full((len(images), len(outputs)), np.nan)
+    target[image, output] = predictions["target"]
+    score = np.full((len(seeds), len(images), len(outputs)), np.nan)
+    score[seed, image, output] = predictions["score"]
+    patient = np.empty(len(images), dtype=object)
+    patient[image] = predictions["patient_id"].astype(str)
+    return QuestionScores(
+        target,
+        score,
+        np.asarray(images, dtype=object),
+        patient,
+        tuple(int(one) for one in seeds),
+        tuple(str(one).split("\n")[1] for one in outputs),
+    )
+
+
+def score_seeds(scores: QuestionScores, resamples: Resamples) -> SeedScores:
+    """Score every seed on the data and on every draw, over the outputs that this seed predicted."""
+    values, draws = [], []
+    for score in scores.score:
+        predicted = np.isfinite(score).any(axis=0)
+        values.append(macro_auroc(scores.target[:, predicted], score[:, predicted]))
+        draws.append(macro_auroc_draws(scores.target[:, predicted], score[:, predicted], resamples))
+    return SeedScores(np.array(values), np.stack(draws))
+
+
+class Scored(NamedTuple):
+    """All AUROCs of a probe."""
+
+    single: dict[tuple[str, str, float, int], Interval]
+    """by task, label, fraction, seed"""
+    mean: dict[tuple[str, str, float], dict[str, Any]]
+    """by task, label, fraction, the mean over seeds: value, low, high, sd_over_seeds (NaN for one seed), num_seeds,
+    num_test, num_test_patients, positives (of the rarest output)"""
+
+
+def summarise(predictions: pd.DataFrame, *, draws: int = 1000, seed: int = 0, level: float = 0.95) -> Scored:
+    """Score all predictions of a probe.
+
+    Args:
+        predictions: as described at the top of this module.
+        draws: number of bootstrap draws.
+        seed: seed of the draws; the same test patients get the same draws whatever the encoder.
+        level: coverage of the intervals.
+    """
+    scored = Scored({}, {})
+    for key, scores in questions(predictions):
+        of_seeds = score_seeds(scores, resample_patients(scores.patient, draws=draws, seed=seed))
+        for number, value, drawn in zip(scores.seeds, of_seeds.value, of_seeds.draws, strict=True):
+            scored.single[(*key, number)] = interval_of(value, drawn, level=level)
+        scored.mean[key] = {
+            **interval_of(of_seeds.value.mean(), of_seeds.draws.mean(axis=0), level=level)._asdict(),
+            "sd_over_seeds": float(of_seeds.value.std(ddof=1)) if len(scores.seeds) > 1 else float("nan"),
+            "num_seeds": len(scores.seeds),
+            "num_test": len(scores.image_id),
+            "num_test_patients": len(set(scores.patient)),
+            "positives": int(np.nansum(scores.target, axis=0).min()),
+        }
+    return scored

@@ -1,0 +1,103 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from pacx.errors import PacxError
+from pacx.evaluation.comparison import compare_attention, compare_probes
+from pacx.statistics import paired_auroc_difference
+
+
+def _predictions(*, noise, seeds=(0,), images=80, outputs=("sick",), task="t"):
+    parts = []
+    for seed in seeds:
+        for k, output in enumerate(outputs):
+            rng = np.random.default_rng(100 * seed + k)
+            target = (np.arange(images) % (k + 3) == 0).astype(int)
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "task": task,
+                        "label": "sick",
+                        "output": output,
+                        "fraction": 0.1,
+                        "seed": seed,
+                        "image_id": [f"i{i:03d}" for i in range(images)],
+                        "patient_id": [f"p{i // 2}" for i in range(images)],
+                        "target": target,
+                        "score": target + noise * rng.normal(size=images),
+                    }
+                )
+            )
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_one_seed_equals_the_paired_difference_of_the_statistics_module():
+    a, b = _predictions(noise=0.5), _predictions(noise=2.0)
+    expected = paired_auroc_difference(a["target"], a["score"], b["score"], a["patient_id"], draws=200)
+    row = compare_probes(a, b.sample(frac=1, random_state=0), draws=200).iloc[0]
+    assert np.allclose(row[["difference", "low", "high", "p_value"]].astype(float), expected)
+    assert row["value_a"] - row["value_b"] == pytest.approx(row["difference"])
+    assert (row["num_test"], row["num_test_patients"]) == (80, 40)
+
+
+def test_swapping_the_sides_swaps_the_sign():
+    a, b = _predictions(noise=0.5, seeds=(0, 1)), _predictions(noise=2.0, seeds=(0, 1))
+    forth, back = compare_probes(a, b).iloc[0], compare_probes(b, a).iloc[0]
+    assert forth["difference"] == pytest.approx(-back["difference"])
+    assert forth["low"] == pytest.approx(-back["high"])
+    assert forth["p_value"] == back["p_value"]
+
+
+def test_an_encoder_does_not_differ_from_itself():
+    a = _predictions(noise=1.0, seeds=(0, 1, 2))
+    row = compare_probes(a, a).iloc[0]
+    assert (row["difference"], row["low"], row["high"], row["p_value"]) == (0, 0, 0, 1)
+
+
+def test_only_shared_seeds_are_compared():
+    row = compare_probes(_predictions(noise=1.0, seeds=(0, 1, 2)), _predictions(noise=1.0, seeds=(1, 2, 3))).iloc[0]
+    assert row["num_seeds"] == 2
+    assert row["difference"] == 0
+
+
+def test_multiclass_outputs_are_averaged():
+    row = compare_probes(_predictions(noise=0.1, outputs=("x", "y")), _predictions(noise=5.0, outputs=("x", "y"))).iloc[
+        0
+    ]
+    assert row["value_a"] > 0.99
+    assert row["label"] == "sick"
+
+
+def test_other_test_images_are_refused():
+    with pytest.raises(PacxError, match="same images"):
+        compare_probes(_predictions(noise=1.0), _predictions(noise=1.0, images=78))
+
+
+def test_probes_without_a_common_task_are_refused():
+    with pytest.raises(PacxError, match="in common"):
+        compare_probes(_predictions(noise=1.0), _predictions(noise=1.0, task="other"))
+
+
+def test_attention_is_compared_image_by_image(tmp_path):
+    rng = np.random.default_rng(0)
+    base = pd.DataFrame(
+        {
+            "image_id": np.tile([f"i{i}" for i in range(30)], 2),
+            "patient_id": np.tile([f"p{i // 3}" for i in range(30)], 2),
+            "region": np.repeat(["heart", "lung"], 30),
+            "mass": rng.random(60),
+            "area": 0.2,
+        }
+    )
+    more = base.assign(mass=base["mass"] + np.where(base["region"] == "heart", 0.1, 0.0))
+    more.to_parquet(tmp_path / "mass.parquet")
+    table = compare_attention(tmp_path / "mass.parquet", base.iloc[::-1]).set_index("region")
+    assert table.loc["heart", "difference"] == pytest.approx(0.1)
+    assert table.loc["heart", "low"] == pytest.approx(0.1)
+    assert table.loc["lung", "p_value"] == 1
+    assert table.loc["heart", "num_images"] == 30
+
+
+def test_a_missing_file_is_a_users_error(tmp_path):
+    with pytest.raises(PacxError, match="does not exist"):
+        compare_probes(tmp_path / "none.parquet", tmp_path / "none.parquet")
