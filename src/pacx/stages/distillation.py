@@ -1,0 +1,154 @@
+"""One step of distillation, and what is measured on the way; `pacx.stages.distill` is the command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from pacx.data.bank import Bank
+from pacx.models.student import Student
+from pacx.objectives import TeacherTerms, distillation_loss
+from pacx.stages.pairing import Paired, cosines, hits, join, spread
+from pacx.stages.run import LossGuard, parameter_groups, warmup_cosine_schedule
+
+__all__ = ["Distillation"]
+
+
+class Distillation(L.LightningModule):
+    """One step of distillation.
+
+    Args:
+        student: adapted encoder and heads.
+        banks: what each teacher says, by name.
+        image_ids: the store's ids by row, to name images whose loss is not finite.
+        contrastive_weight: weight of the contrastive term.
+        regression_weight: weight of the regression term.
+        label_smoothing: of the contrastive term.
+        learning_rate: peak learning rate.
+        weight_decay: decay of matrices.
+        warmup_epochs: linear warm-up, in epochs.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        banks: Mapping[str, Bank],
+        *,
+        image_ids: list[str],
+        contrastive_weight: float,
+        regression_weight: float,
+        label_smoothing: float,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_epochs: float,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.banks = banks
+        self.guard = LossGuard(image_ids)
+        self.contrastive_weight = contrastive_weight
+        self.regression_weight = regression_weight
+        self.label_smoothing = label_smoothing
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_epochs = warmup_epochs
+        self._seen: list[dict[str, Any]] = []
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
+        """Compare images with their teachers; return the loss, or None to skip a step whose loss is not finite."""
+        made = self.forward(batch)
+        parts = self.loss(made)
+        if not self.guard.accepts(parts["loss"], batch["index"]):
+            return None
+        size = len(batch["index"])
+        self.log_dict(
+            {f"train_{key}": value for key, value in parts.items()}, on_step=False, on_epoch=True, batch_size=size
+        )
+        self.log(
+            "skipped_steps", float(self.guard.skipped), on_step=False, on_epoch=True, reduce_fx="max", batch_size=size
+        )
+        return parts["loss"]
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Keep what the student makes of the batch; the loss needs the whole split."""
+        self._seen.append(self.forward(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Measure the whole validation split at once."""
+        made = join(self._seen)
+        self._seen = []
+        self.log_dict({f"val_{key}": value for key, value in self.measure(made).items()}, sync_dist=True)
+        self.log("temperature", 1 / self.student.scale().detach())
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
+        """Return what the student and the teachers make of the batch."""
+        return self.forward(batch)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Any]:
+        """Run student and projections over a batch.
+
+        Returns:
+            index (B,), shared (B, S), and teachers {name: {projected, predicted, embedding, present}}.
+        """
+        output = self.student(batch["image"])
+        rows = batch["index"].cpu().numpy()
+        teachers = {}
+        for name, bank in self.banks.items():
+            embedding = torch.from_numpy(bank.embeddings[rows]).to(self.device)
+            teachers[name] = {
+                "projected": self.student.project_teacher(name, embedding),
+                "predicted": output["regression"][name],
+                "embedding": embedding,
+                "present": torch.from_numpy(bank.present[rows]).to(self.device),
+            }
+        return {"index": batch["index"], "shared": output["shared"], "teachers": teachers}
+
+    def loss(self, made: dict[str, Any]) -> dict[str, Tensor]:
+        """Compute the objective over what `forward` made."""
+        return distillation_loss(
+            made["shared"],
+            {name: TeacherTerms(**terms) for name, terms in made["teachers"].items()},
+            scale=self.student.scale(),
+            contrastive_weight=self.contrastive_weight,
+            regression_weight=self.regression_weight,
+            label_smoothing=self.label_smoothing,
+        )
+
+    @torch.no_grad()
+    def measure(self, made: dict[str, Any]) -> dict[str, float]:
+        """Return loss and its parts, cosines, retrieval and spread over whole splits."""
+        found = {key: float(value) for key, value in self.loss(made).items()}
+        for name, terms in made["teachers"].items():
+            pair = Paired(**terms)
+            numbers = cosines(made["shared"], pair.projected, pair.present)
+            numbers |= hits(made["shared"], pair.projected, pair.present)
+            found |= {f"{key}/{name}": value for key, value in numbers.items()}
+        return {**found, "spread": spread(made["shared"])}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, warm-up, cosine to 1 %; the temperature, norms and biases are not decayed."""
+        groups = parameter_groups(self.student.named_parameters(), weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
+        epochs = int(self.trainer.max_epochs or 1)
+        steps = int(self.trainer.estimated_stepping_batches) // epochs
+        schedule = warmup_cosine_schedule(
+            optimizer, epochs=epochs, warmup_epochs=self.warmup_epochs, steps_per_epoch=steps, floor=0.01
+        )
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out what is frozen: it is in the base encoder's folder already."""
+        frozen = self._frozen()
+        checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key not in frozen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put back what is frozen."""
+        frozen = self._frozen()
+        checkpoint["state_dict"] |= {key: value for key, value in self.state_dict().items() if key in frozen}
+
+    def _frozen(self) -> set[str]:
+        return {name for name, parameter in self.named_parameters() if not parameter.requires_grad}

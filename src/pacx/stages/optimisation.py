@@ -1,0 +1,126 @@
+"""How fast to learn and what to shrink: pure functions, plus the guard against losses that are not numbers.
+
+* The learning rate is a function of the step index alone, so a resumed run cannot drift from an uninterrupted one.
+* Weight decay acts on matrices only. Norm gains, biases, tokens, position tables and the temperature have no reason
+  to be near zero.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pacx.errors import PacxError
+
+__all__ = ["LossGuard", "parameter_groups", "warmup_cosine", "warmup_cosine_schedule"]
+
+log = logging.getLogger("pacx")
+
+_UNDECAYED = frozenset({"cls_token", "mask_token", "reg_token", "pos_embed", "decoder_pos_embed", "logit_scale"})
+
+
+def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int, floor: float = 0.0) -> float:
+    """Return the learning-rate multiplier of an optimiser step.
+
+    Linear from 1 / warmup_steps to 1 over the first `warmup_steps` steps, then a half cosine from 1 down to `floor`,
+    which is reached at `total_steps`.
+
+    Args:
+        step: index of the step, from 0.
+        warmup_steps: number of warm-up steps; 0 for none.
+        total_steps: number of steps of the whole run.
+        floor: where the cosine ends, as a share of the peak, [0, 1].
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def warmup_cosine_schedule(
+    optimizer: torch.optim.Optimizer, *, epochs: int, warmup_epochs: float, steps_per_epoch: int, floor: float = 0.0
+) -> dict[str, Any]:
+    """Wrap `warmup_cosine` as Lightning's scheduler entry, advanced once per optimiser step.
+
+    Raises:
+        PacxError: the warm-up leaves no epoch to train in.
+    """
+    if not 0 <= warmup_epochs < epochs:
+        raise PacxError(
+            f"warmup_epochs is {warmup_epochs:g}, epochs is {epochs}. The warm-up must be shorter than the run: "
+            "lower --warmup_epochs or raise --epochs."
+        )
+    multiplier: Callable[[int], float] = partial(
+        warmup_cosine,
+        warmup_steps=round(warmup_epochs * steps_per_epoch),
+        total_steps=epochs * steps_per_epoch,
+        floor=floor,
+    )
+    return {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier), "interval": "step"}
+
+
+def parameter_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], *, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Split the trainable parameters into a decayed and an undecayed group.
+
+    Args:
+        named_parameters: as `module.named_parameters()` gives them; frozen ones are left out.
+        weight_decay: AdamW's coefficient for the decayed group.
+    """
+    decayed: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
+    for name, parameter in named_parameters:
+        if not parameter.requires_grad:
+            continue
+        plain = parameter.ndim <= 1 or name.rpartition(".")[2] in _UNDECAYED
+        (undecayed if plain else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+class LossGuard:
+    """Skips steps whose loss is NaN or infinite, and stops when they do not cease.
+
+    Args:
+        image_ids: the store's ids, by row; the message names those of the last bad batch.
+        limit: how many bad steps in a row end the run.
+    """
+
+    def __init__(self, image_ids: Sequence[str], *, limit: int = 3) -> None:
+        self.image_ids = image_ids
+        self.limit = limit
+        self.skipped = 0
+        self._in_a_row = 0
+
+    def accepts(self, loss: Tensor, rows: Tensor) -> bool:
+        """Say whether this step may be taken.
+
+        Args:
+            loss: the scalar loss.
+            rows: (B,) store rows of the batch.
+
+        Raises:
+            PacxError: `limit` losses in a row were not finite.
+        """
+        if bool(torch.isfinite(loss.detach())):
+            self._in_a_row = 0
+            return True
+        self.skipped += 1
+        self._in_a_row += 1
+        ids = [str(self.image_ids[row]) for row in rows.tolist()]
+        named = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+        log.warning("The loss is not finite; this step is skipped (images %s).", named)
+        if self._in_a_row >= self.limit:
+            raise PacxError(
+                f"The loss was not finite {self._in_a_row} times in a row; the last batch held the images {named}. "
+                "Look at these images, lower --learning_rate, or use --precision 32-true. The run up to the last "
+                "finished epoch is kept."
+            )
+        return False

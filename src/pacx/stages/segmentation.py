@@ -1,0 +1,130 @@
+# ruff: noqa: F722
+"""One step of decoding masks from frozen tokens, its loss and its scores; `pacx.stages.segment` is the command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pacx.models.heads import SegmentationDecoder
+from pacx.stages.run import LossGuard, parameter_groups, warmup_cosine_schedule
+from pacx.stages.tokens import FrozenTokens
+
+__all__ = ["MaskDecoding", "overlap_scores", "segmentation_loss"]
+
+
+class MaskDecoding(L.LightningModule):
+    """One step of decoding masks from frozen tokens.
+
+    Args:
+        tokens: the frozen encoder's patch tokens.
+        masks: gives the true masks (B, S, S) of store rows.
+        image_ids: the store's ids by row.
+        flip: mirror half of the training images, drawn anew in each epoch.
+        learning_rate: peak learning rate.
+        weight_decay: decay of kernels.
+        warmup_epochs: linear warm-up, in epochs.
+        seed: seed of the flips.
+    """
+
+    def __init__(
+        self,
+        tokens: FrozenTokens,
+        masks: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
+        *,
+        image_ids: list[str],
+        flip: bool,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_epochs: float,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        config = tokens.encoder.config
+        self.decoder = SegmentationDecoder(config.width, grid=config.grid, patch_size=config.patch_size)
+        self.tokens = tokens
+        self.masks = masks
+        self.guard = LossGuard(image_ids)
+        self.flip = flip
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_epochs = warmup_epochs
+        self.seed = seed
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
+        """Decode, mirrored or not; return the loss, or None to skip a step whose loss is not finite."""
+        flipped = self._flipped(batch["index"])
+        truth = self._truth(batch["index"])
+        truth = torch.where(flipped.view(-1, 1, 1), truth.flip(-1), truth)
+        loss = segmentation_loss(self._logits(batch, flipped, truth.shape[-1]), truth)
+        if not self.guard.accepts(loss, batch["index"]):
+            return None
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(truth))
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Measure loss, Dice and IoU per image."""
+        truth = self._truth(batch["index"])
+        logits = self._logits(batch, torch.zeros_like(batch["index"], dtype=torch.bool), truth.shape[-1])
+        dice, iou = overlap_scores(logits > 0, truth)
+        parts = {"val_loss": segmentation_loss(logits, truth), "val_dice": dice.mean(), "val_iou": iou.mean()}
+        self.log_dict(parts, batch_size=len(truth))
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return index (B,) and the predicted masks (B, S, S)."""
+        size = self._truth(batch["index"][:1]).shape[-1]
+        logits = self._logits(batch, torch.zeros_like(batch["index"], dtype=torch.bool), size)
+        return {"index": batch["index"], "mask": logits > 0}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, warm-up and cosine to zero."""
+        groups = parameter_groups(self.decoder.named_parameters(), weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
+        epochs = int(self.trainer.max_epochs or 1)
+        steps = int(self.trainer.estimated_stepping_batches) // epochs
+        schedule = warmup_cosine_schedule(
+            optimizer, epochs=epochs, warmup_epochs=self.warmup_epochs, steps_per_epoch=steps
+        )
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _logits(self, batch: dict[str, Tensor], flipped: Tensor, size: int) -> Float[Tensor, "B S S"]:
+        logits: Tensor = self.decoder(self.tokens(batch["image"], batch["index"], flipped))
+        if logits.shape[-1] == size:
+            return logits.float()
+        return F.interpolate(logits[:, None].float(), size=(size, size), mode="bilinear", antialias=True)[:, 0]
+
+    def _truth(self, rows: Tensor) -> Bool[Tensor, "B S S"]:
+        return torch.from_numpy(self.masks(rows.cpu().numpy())).to(rows.device)
+
+    def _flipped(self, rows: Tensor) -> Bool[Tensor, " B"]:
+        if not self.flip:
+            return torch.zeros_like(rows, dtype=torch.bool)
+        keys = [[(self.seed << 32) + self.current_epoch, row] for row in rows.tolist()]
+        draws = [np.random.Generator(np.random.Philox(key=key)).random() < 0.5 for key in keys]
+        return torch.tensor(draws, device=rows.device)
+
+
+def segmentation_loss(logits: Float[Tensor, "B H W"], mask: Bool[Tensor, "B H W"]) -> Tensor:
+    """Compute binary cross-entropy plus soft Dice loss, the latter over all pixels of the batch."""
+    truth = mask.to(logits.dtype)
+    probability = logits.sigmoid()
+    dice = 2 * (probability * truth).sum() / (probability.sum() + truth.sum() + 1e-6)
+    return F.binary_cross_entropy_with_logits(logits, truth) + 1 - dice
+
+
+def overlap_scores(
+    prediction: Bool[Tensor, "B H W"], truth: Bool[Tensor, "B H W"]
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """Return Dice and IoU of each image; 1 where truth and prediction are both empty."""
+    both = (prediction & truth).flatten(1).sum(1).double()
+    either = (prediction | truth).flatten(1).sum(1).double()
+    empty = either == 0
+    return torch.where(empty, 1.0, 2 * both / (both + either)), torch.where(empty, 1.0, both / either)
