@@ -1,0 +1,187 @@
+"""The commands of `pacx`: one table, and the way from a typed function to flags, YAML keys and help.
+
+* A command is a function with keyword arguments; its signature and docstring are the command line, the schema of a
+  recipe step and the `--help` text. Nothing is declared twice.
+* The table holds names as strings, so that `pacx --help` imports no command (and no torch) to answer.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from pacx.errors import MissingExtraError, PacxError
+
+__all__ = ["COMMANDS", "Command", "build_parser", "check_arguments", "find", "friendly_arguments", "load"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command lives and what it is for."""
+
+    target: str
+    """module:function"""
+    about: str
+    """one line for `pacx --help`"""
+    group: str
+    extra: str | None = None
+    """the optional dependencies that it needs"""
+
+
+COMMANDS: dict[str, Command] = {
+    "simulate": Command(
+        "pacx.data.phantom.cohort:simulate", "simulate a cohort: X-rays, ECGs, labs, labels", "make data"
+    ),
+    "prepare": Command("pacx.data.prepare:prepare", "turn files on disk into a store", "make data"),
+    "pretrain": Command("pacx.stages.pretrain:pretrain", "pre-train a ViT by masked autoencoding", "train", "train"),
+    "fit-ecg": Command("pacx.stages.fit_ecg:fit_ecg", "train an ECG teacher", "train", "train"),
+    "fit-labs": Command("pacx.stages.fit_labs:fit_labs", "train a laboratory teacher", "train", "train"),
+    "bank": Command("pacx.stages.bank:bank", "embed a store with a frozen teacher", "train", "train"),
+    "distill": Command("pacx.stages.distill:distill", "distil teachers into the X-ray encoder", "train", "train"),
+    "segment": Command("pacx.stages.segment:segment", "train a mask decoder on frozen tokens", "train", "train"),
+    "probe": Command("pacx.evaluation.probe:probe", "linear probes on frozen features", "judge", "train"),
+    "align": Command("pacx.evaluation.alignment:align", "how much of a teacher an encoder knows", "judge", "train"),
+    "explain": Command("pacx.evaluation.attention:explain", "where an encoder looks", "judge", "train"),
+    "reconstruct": Command(
+        "pacx.stages.reconstruct:reconstruct", "show what a masked autoencoder fills in", "judge", "train"
+    ),
+    "report": Command("pacx.evaluation.report:report", "one HTML page from any number of runs", "judge", "train"),
+    "run": Command("pacx.recipe:run", "run a recipe: a chain of commands in one YAML", "tie together"),
+    "demo": Command("pacx.recipe:demo", "the whole method on the simulated cohort", "tie together"),
+    "doctor": Command("pacx.doctor:doctor", "what is installed, and what this machine can do", "tie together"),
+}
+
+
+def find(name: str) -> Command:
+    """Look a command up.
+
+    Raises:
+        PacxError: there is no such command; the nearest names are given.
+    """
+    if name not in COMMANDS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, COMMANDS, n=2)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise PacxError(f"There is no command {name!r}.{hint} The commands are: {', '.join(COMMANDS)}.")
+    return COMMANDS[name]
+
+
+def load(name: str) -> Callable[..., Any]:
+    """Import the function behind a command.
+
+    Raises:
+        MissingExtraError: the extra that the command needs is not installed.
+    """
+    command = find(name)
+    module, _, function = command.target.partition(":")
+    try:
+        return typing.cast("Callable[..., Any]", getattr(import_module(module), function))
+    except ModuleNotFoundError as error:
+        # Only an absent third-party package is the user's to mend; one of ours that is missing is a bug.
+        if command.extra is None or (error.name or "").partition(".")[0] == "pacx":
+            raise
+        raise MissingExtraError(f"`pacx {name}` (package {error.name})", extra=command.extra) from error
+
+
+def build_parser(name: str, function: Callable[..., Any]) -> Any:
+    """Make the argument parser of a command from its signature.
+
+    Parameters that may be given by position become positional arguments, keyword-only ones become flags.
+    """
+    from jsonargparse import ArgumentParser
+
+    description, example = _split_docstring(inspect.getdoc(function) or "")
+    parser = ArgumentParser(prog=f"pacx {name}", description=description, epilog=example, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file with arguments; flags override it")
+    hints = typing.get_type_hints(function)
+    helps = _argument_helps(inspect.getdoc(function) or "")
+    positional = [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
+    for argument in positional:
+        parser.add_argument(argument, type=hints[argument], help=helps.get(argument, ""))
+    parser.add_function_arguments(function, as_group=False, skip=set(positional))
+    return parser
+
+
+def check_arguments(name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a recipe step's arguments against the signature; return them typed and with defaults filled in.
+
+    Raises:
+        PacxError: an unknown, missing or ill-typed argument.
+    """
+    from jsonargparse import ArgumentError
+
+    parameters = inspect.signature(function).parameters
+    unknown = sorted(set(arguments) - set(parameters))
+    if unknown:
+        raise PacxError(
+            f"`{name}` has no argument {', '.join(unknown)}. "
+            f"It takes: {', '.join(parameters)} (see `pacx {name} --help`)."
+        )
+    try:
+        parsed = build_parser(name, function).parse_object(dict(arguments))
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise PacxError(f"`{name}`: {_one_line(error)} (see `pacx {name} --help`).") from error
+    return {key: parsed[key] for key in parameters}
+
+
+def friendly_arguments(function: Callable[..., Any], argv: Sequence[str]) -> list[str]:
+    """Let flags be written the usual way.
+
+    `--flip` stands for `--flip true`, `--tasks a b` for `--tasks '["a","b"]'`, `--batch-size` for `--batch_size`.
+    """
+    hints = typing.get_type_hints(function)
+    tokens = list(argv)
+    out: list[str] = []
+    while tokens:
+        token = tokens.pop(0)
+        flag, sign, value = token.partition("=")
+        if flag.startswith("--"):
+            token = "--" + flag[2:].replace("-", "_") + sign + value
+        out.append(token)
+        if not flag.startswith("--") or sign:
+            continue
+        hint = hints.get(token[2:])
+        if hint is bool and (not tokens or tokens[0].lower() not in {"true", "false", "yes", "no"}):
+            out.append("true")
+        elif _is_list(hint) and tokens and not tokens[0].startswith("["):
+            values = []
+            while tokens and not tokens[0].startswith("--"):
+                values.append(tokens.pop(0))
+            out.append("[" + ",".join(values) + "]")
+    return out
+
+
+def _is_list(hint: object) -> bool:
+    choices = typing.get_args(hint) if typing.get_origin(hint) is not list else (hint,)
+    return any(typing.get_origin(choice) is list for choice in choices)
+
+
+def _split_docstring(text: str) -> tuple[str, str]:
+    """Return the description, and the example as the help's last words."""
+    description = text.split("\nArgs:", maxsplit=1)[0].strip()
+    found = re.search(r"^Example:\n(?P<body>(?:[ \t]+.*\n?|\n)+)", text, flags=re.MULTILINE)
+    description = re.sub(r"^Example:\n(?:[ \t]+.*\n?|\n)+", "", description, flags=re.MULTILINE).strip()
+    example = " ".join(found["body"].replace("\\\n", " ").split()) if found else ""
+    return description, f"example: {example}" if example else ""
+
+
+def _argument_helps(text: str) -> dict[str, str]:
+    found = re.search(r"^Args:\n(?P<body>(?:[ \t]+.*\n?|\n)+)", text, flags=re.MULTILINE)
+    if not found:
+        return {}
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8,}.*)*)", found["body"], flags=re.MULTILINE)
+    return {name: " ".join(body.split()) for name, body in entries}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

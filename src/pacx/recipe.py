@@ -1,0 +1,336 @@
+"""Recipes: a chain of commands in one YAML file, run once, resumed at will.
+
+    title: what the chain shows
+    roots:                       # folders outside; given with `--root NAME=PATH`, here their defaults
+      data: ../shared/data
+    steps:
+      cohort: {command: simulate, patients: 900}
+      mae:    {command: pretrain, store: "{cohort}", epochs: 20}
+      report: {command: report, runs: "{*}"}
+
+A step's output folder is `OUT/<step>`; `{step}` stands for it in later steps, `{*}` for those of all earlier steps,
+`{root:NAME}` for a folder outside. Every step is checked against its command's signature before the first one runs.
+
+A step is skipped when it has finished with the same fingerprint: the hash of its command, its arguments with all
+defaults, the fingerprints of the steps that it reads and the state of the files outside that it reads. Changing one
+step therefore runs again just what depends on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import logging
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pacx import __version__
+from pacx.commands import check_arguments, load
+from pacx.errors import PacxError
+from pacx.runs import plain, write_json
+
+__all__ = ["Recipe", "Step", "demo", "read_recipe", "run"]
+
+log = logging.getLogger("pacx")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_REFERENCE = re.compile(r"\{([^{}]+)\}")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a recipe, its references resolved and its arguments checked."""
+
+    name: str
+    command: str
+    arguments: Mapping[str, Any]
+    reads: tuple[str, ...]
+    """names of the earlier steps that it refers to"""
+    outside: tuple[Path, ...] = ()
+    """files and folders outside the run that it reads"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked chain of steps."""
+
+    title: str
+    out: Path
+    steps: tuple[Step, ...] = field(default_factory=tuple)
+
+
+def run(
+    recipe: Path,
+    *,
+    out: Path | None = None,
+    root: list[str] | None = None,
+    redo: list[str] | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Run a recipe: a chain of commands in one YAML file.
+
+    Steps that are done with the same configuration and inputs are skipped; an interrupted recipe goes on where it was.
+
+    Example:
+        pacx run recipes/open-sample.yaml --root data=../shared/data --out runs/open-sample
+
+    Args:
+        recipe: the YAML file, or the name of one that ships with pacx (`demo`).
+        out: folder for the steps' outputs; `runs/<recipe name>` unless given.
+        root: folders outside that the recipe asks for, as NAME=PATH.
+        redo: steps to run again although they are done.
+        dry_run: print the plan, run nothing.
+
+    Raises:
+        PacxError: the recipe is ill-formed, refers to something absent, or a step cannot use its input.
+    """
+    path = _locate(recipe)
+    out = Path("runs") / path.stem if out is None else Path(out)
+    plan = read_recipe(path, out=out, roots=_parse_roots(root or []))
+    _check_names(redo or [], plan)
+    if dry_run:
+        print(_describe(plan))
+        return {"steps": [step.name for step in plan.steps]}
+    return _run_steps(plan, redo=frozenset(redo or []))
+
+
+def demo(*, out: Path = Path("runs/demo"), redo: list[str] | None = None) -> dict[str, Any]:
+    """Run the whole method on a simulated cohort, from X-rays to a report.
+
+    The same as `pacx run demo`: simulates patients, pre-trains, fits both teachers, distils, probes, reports.
+
+    Example:
+        pacx demo
+
+    Args:
+        out: folder for the steps' outputs.
+        redo: steps to run again although they are done.
+    """
+    return run(Path("demo"), out=out, redo=redo)
+
+
+def read_recipe(path: Path, *, out: Path, roots: Mapping[str, Path]) -> Recipe:
+    """Read a recipe and check every step before anything runs.
+
+    Raises:
+        PacxError: not YAML, unknown keys, commands, arguments or references, or a root that is not there.
+    """
+    content = _load_yaml(path)
+    declared = content.get("roots") or {}
+    _refuse_unknown(set(roots) - set(declared), f"{path.name} asks for no root named", allowed=declared)
+    places = {name: Path(roots.get(name, default)) for name, default in declared.items()}
+    known: dict[str, str] = {}
+    steps = []
+    for name, body in content["steps"].items():
+        step = _read_step(str(name), body, out=out, roots=places, earlier=known)
+        steps.append(step)
+        known[step.name] = str(out / step.name)
+    return Recipe(str(content.get("title", path.stem)), out, tuple(steps))
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PacxError(f"{path} is not a YAML file: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("steps"), dict) or not content["steps"]:
+        raise PacxError(
+            f"{path} is not a recipe: it needs a mapping `steps` of at least one step (see recipes/demo.yaml)."
+        )
+    _refuse_unknown(set(content) - {"title", "about", "roots", "steps"}, f"{path.name} has unknown keys", allowed=())
+    return content
+
+
+def _read_step(name: str, body: object, *, out: Path, roots: Mapping[str, Path], earlier: Mapping[str, str]) -> Step:
+    if not _NAME.fullmatch(name):
+        raise PacxError(f"Step name {name!r} cannot be a folder name: use a-z, 0-9, '.', '_' and '-'.")
+    if not isinstance(body, dict) or "command" not in body:
+        raise PacxError(f"Step {name!r} names no command. Write it as `{name}: {{command: pretrain, ...}}`.")
+    resolver = _Resolver(name, roots=roots, earlier=earlier)
+    arguments = {key.replace("-", "_"): resolver(item) for key, item in body.items() if key != "command"}
+    command = str(body["command"])
+    if command in {"run", "demo"} or "out" in arguments:
+        raise PacxError(
+            f"Step {name!r}: a step cannot be another recipe and cannot set `out`, which is its own folder."
+        )
+    try:
+        function = load(command)
+        checked = check_arguments(command, function, {**arguments, "out": str(out / name)})
+    except PacxError as error:
+        raise PacxError(f"Step {name!r}: {error}") from error
+    return Step(name, command, checked, tuple(dict.fromkeys(resolver.reads)), tuple(resolver.outside))
+
+
+class _Resolver:
+    """Replaces `{...}` in a step's arguments and remembers what was referred to."""
+
+    def __init__(self, step: str, *, roots: Mapping[str, Path], earlier: Mapping[str, str]) -> None:
+        self.step, self.roots, self.earlier = step, roots, earlier
+        self.reads: list[str] = []
+        self.outside: list[Path] = []
+
+    def __call__(self, value: object) -> Any:
+        if isinstance(value, str):
+            if value == "{*}":
+                self.reads += self.earlier
+                return list(self.earlier.values())
+            resolved = _REFERENCE.sub(self._replace, value)
+            if "{root:" in value:
+                self._note_outside(Path(resolved))
+            return resolved
+        if isinstance(value, list):
+            return [self(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self(item) for key, item in value.items()}
+        return value
+
+    def _replace(self, match: re.Match[str]) -> str:
+        name = match[1]
+        if name.startswith("root:"):
+            root = self.roots.get(name[5:])
+            if root is None:
+                raise PacxError(f"Step {self.step!r}: the recipe declares no root {name[5:]!r}; add it under `roots:`.")
+            return str(root)
+        if name not in self.earlier:
+            raise PacxError(
+                f"Step {self.step!r} refers to {{{name}}}, which is no earlier step. "
+                f"Earlier steps: {', '.join(self.earlier) or 'none'}."
+            )
+        self.reads.append(name)
+        return self.earlier[name]
+
+    def _note_outside(self, path: Path) -> None:
+        if not path.exists():
+            raise PacxError(
+                f"Step {self.step!r} reads {path}, which is not there. Say where it is with --root NAME=PATH."
+            )
+        self.outside.append(path)
+
+
+def _run_steps(plan: Recipe, *, redo: frozenset[str]) -> dict[str, Any]:
+    plan.out.mkdir(parents=True, exist_ok=True)
+    ledger = _Ledger(plan.out / "steps.json")
+    prints: dict[str, str] = {}
+    begun = time.monotonic()
+    for number, step in enumerate(plan.steps, start=1):
+        prints[step.name] = _fingerprint(step, prints)
+        title = f"[{number}/{len(plan.steps)}] {step.name} ({step.command})"
+        target = plan.out / step.name
+        if ledger.is_done(step.name, prints[step.name], target) and step.name not in redo:
+            log.info("%s: done before, skipped", title)
+            continue
+        log.info("%s", title)
+        if not ledger.is_begun(step.name, prints[step.name]) or step.name in redo:
+            shutil.rmtree(target, ignore_errors=True)
+        ledger.begin(step.name, prints[step.name])
+        _call(step)
+    log.info("%s: all %d steps done in %.0f s -> %s", plan.title, len(plan.steps), time.monotonic() - begun, plan.out)
+    for page in sorted(plan.out.glob("*/report.html")):
+        log.info("report: %s", page)
+    return {"out": str(plan.out), "steps": [step.name for step in plan.steps]}
+
+
+def _call(step: Step) -> None:
+    function: Callable[..., Any] = load(step.command)
+    parameters = inspect.signature(function).parameters
+    positional = [key for key in parameters if parameters[key].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    named = {key: item for key, item in step.arguments.items() if key not in positional}
+    try:
+        function(*(step.arguments[key] for key in positional), **named)
+    except PacxError as error:
+        raise PacxError(f"Step {step.name!r} ({step.command}): {error}") from error
+
+
+class _Ledger:
+    """Which step was begun with which fingerprint; whether it finished is told by its own `result.json`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.begun: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def is_begun(self, step: str, fingerprint: str) -> bool:
+        return self.begun.get(step) == fingerprint
+
+    def is_done(self, step: str, fingerprint: str, target: Path) -> bool:
+        return self.is_begun(step, fingerprint) and (target / "result.json").is_file()
+
+    def begin(self, step: str, fingerprint: str) -> None:
+        self.begun[step] = fingerprint
+        write_json(self.path, self.begun)
+
+
+def _fingerprint(step: Step, prints: Mapping[str, str]) -> str:
+    content = {
+        "pacx": __version__,
+        "command": step.command,
+        "arguments": {key: item for key, item in plain(step.arguments).items() if key not in _NO_EFFECT},
+        "reads": {name: prints[name] for name in step.reads},
+        "outside": {str(path): _state(path) for path in step.outside},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+_NO_EFFECT = frozenset({"workers", "overwrite", "resume"})
+"""arguments that change speed or handling, never results"""
+
+
+def _state(path: Path) -> str:
+    """Hash the names, sizes and modification times below a path: cheap, and enough to notice a change."""
+    entries = sorted(path.rglob("*")) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for entry in entries:
+        if entry.is_file():
+            status = entry.stat()
+            digest.update(f"{entry.relative_to(path)}:{status.st_size}:{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _locate(recipe: Path) -> Path:
+    if Path(recipe).is_file():
+        return Path(recipe)
+    name = f"{recipe}.yaml" if Path(recipe).suffix != ".yaml" else str(recipe)
+    # In a wheel the recipes lie inside the package; in a checkout they lie beside src.
+    for folder in (Path(str(files("pacx"))) / "recipes", Path(__file__).parents[2] / "recipes"):
+        if (folder / name).is_file():
+            return folder / name
+    raise PacxError(f"There is no recipe {recipe}. Give the path of a YAML file, or the name of one that ships: demo.")
+
+
+def _parse_roots(pairs: list[str]) -> dict[str, Path]:
+    roots = {}
+    for pair in pairs:
+        name, sign, place = pair.partition("=")
+        if not sign or not name or not place:
+            raise PacxError(f"--root {pair!r} is not NAME=PATH, for instance --root data=../shared/data.")
+        roots[name] = Path(place)
+    return roots
+
+
+def _check_names(names: list[str], plan: Recipe) -> None:
+    _refuse_unknown(
+        set(names) - {step.name for step in plan.steps},
+        "--redo names no step of this recipe",
+        allowed=[step.name for step in plan.steps],
+    )
+
+
+def _refuse_unknown(unknown: set[str], what: str, *, allowed: object) -> None:
+    if unknown:
+        known = ", ".join(allowed) if isinstance(allowed, list | tuple | dict) else ""
+        raise PacxError(f"{what}: {', '.join(sorted(unknown))}.{f' Known: {known}.' if known else ''}")
+
+
+def _describe(plan: Recipe) -> str:
+    lines = [plan.title, f"output: {plan.out}"]
+    for number, step in enumerate(plan.steps, start=1):
+        reads = f"  reads {', '.join(step.reads)}" if step.reads else ""
+        lines.append(f"{number:>3}. {step.name:<20} {step.command:<12}{reads}")
+    return "\n".join(lines)

@@ -1,0 +1,85 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pacx import cli, commands
+from pacx.commands import COMMANDS
+from pacx.errors import PacxError
+
+
+def test_the_overview_names_every_command_and_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from pacx.cli import main; main(['--help']);"
+        "heavy = {'torch', 'numpy', 'pandas', 'jsonargparse', 'lightning'} & set(sys.modules);"
+        "print('HEAVY', sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "HEAVY []" in done.stdout
+    for name, command in COMMANDS.items():
+        assert f"{name} " in done.stdout
+        assert command.about in done.stdout
+
+
+def test_an_unknown_command_suggests_the_nearest_and_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["pretrian"]) == 2
+    message = capsys.readouterr().err
+    assert "Did you mean pretrain" in message
+    assert "Traceback" not in message
+
+
+def test_an_unknown_flag_and_a_missing_one_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "demo", "--speed", "9"]) == 2
+    assert "speed" in capsys.readouterr().err
+    assert cli.main(["run"]) == 2
+    assert "recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PacxError("the store has no labels"), "the store has no labels"),
+        (OSError(errno.ENOSPC, "No space left on device", "images.npy"), "Free some space"),
+        (OSError(errno.EACCES, "Permission denied", "runs"), "that you may read and write"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_paragraph(
+    error: Exception, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*, out: Path = Path()) -> None:
+        """Fail.
+
+        Args:
+            out: nowhere.
+        """
+        raise error
+
+    monkeypatch.setattr(commands, "load", lambda _: fail)
+    monkeypatch.setattr(cli, "load", lambda _: fail)
+    assert cli.main(["doctor"]) == 2
+    message = capsys.readouterr().err
+    assert words in " ".join(message.split())
+    assert "Traceback" not in message
+
+
+def test_a_bug_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        """Fail."""
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "load", lambda _: fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["doctor"])
+
+
+def test_doctor_tells_versions_and_cores(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "numpy" in text
+    assert "cores" in text

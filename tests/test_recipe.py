@@ -1,0 +1,196 @@
+"""Recipes: checked before they run, skipped when done, resumed when interrupted."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from pacx.commands import COMMANDS, Command
+from pacx.errors import PacxError
+from pacx.recipe import run
+from pacx.runs import open_run, read_result
+
+CALLS: list[str] = []
+FAIL: set[str] = set()
+
+
+def note(
+    *,
+    out: Path,
+    text: str = "",
+    source: Path | None = None,
+    sources: list[Path] | None = None,
+    workers: int = 0,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Note a text.
+
+    Args:
+        out: the folder.
+        text: what is noted.
+        source: a folder to read.
+        sources: folders to read.
+        workers: how many.
+        overwrite: replace.
+    """
+    with open_run(out, command="note", config={"text": text}, overwrite=overwrite) as opened:
+        CALLS.append(out.name)
+        if out.name in FAIL:
+            raise KeyboardInterrupt
+        return opened.finish({"text": text})
+
+
+@pytest.fixture(autouse=True)
+def _command(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("pacx_test_commands")
+    module.note = note  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pacx_test_commands", module)
+    monkeypatch.setitem(COMMANDS, "note", Command("pacx_test_commands:note", "note", "test"))
+    CALLS.clear()
+    FAIL.clear()
+
+
+def recipe(folder: Path, steps: str, head: str = "") -> Path:
+    path = folder / "chain.yaml"
+    path.write_text(f"title: a chain\n{head}\nsteps:\n{steps}", encoding="utf-8")
+    return path
+
+
+CHAIN = """
+  a: {command: note, text: one}
+  b: {command: note, text: two, source: "{a}/part"}
+  c: {command: note, text: three}
+  end: {command: note, sources: "{*}"}
+"""
+
+
+def test_a_chain_runs_in_order_and_a_second_run_does_nothing(tmp_path: Path) -> None:
+    path = recipe(tmp_path, CHAIN)
+    run(path, out=tmp_path / "out")
+    assert CALLS == ["a", "b", "c", "end"]
+    assert read_result(tmp_path / "out" / "b")["results"] == {"text": "two"}
+    run(path, out=tmp_path / "out")
+    assert CALLS == ["a", "b", "c", "end"]
+
+
+def test_a_changed_step_runs_again_with_just_what_reads_it(tmp_path: Path) -> None:
+    run(recipe(tmp_path, CHAIN), out=tmp_path / "out")
+    CALLS.clear()
+    run(recipe(tmp_path, CHAIN.replace("text: one", "text: other")), out=tmp_path / "out")
+    assert CALLS == ["a", "b", "end"]
+
+
+def test_redo_runs_a_done_step_again(tmp_path: Path) -> None:
+    path = recipe(tmp_path, CHAIN)
+    run(path, out=tmp_path / "out")
+    CALLS.clear()
+    run(path, out=tmp_path / "out", redo=["c"])
+    assert CALLS == ["c"]
+    with pytest.raises(PacxError, match=r"no step.*: d\. Known: a, b, c, end"):
+        run(path, out=tmp_path / "out", redo=["d"])
+
+
+def test_arguments_that_only_change_speed_do_not_start_a_step_again(tmp_path: Path) -> None:
+    run(recipe(tmp_path, CHAIN), out=tmp_path / "out")
+    CALLS.clear()
+    run(recipe(tmp_path, CHAIN.replace("text: one", "text: one, workers: 2")), out=tmp_path / "out")
+    assert CALLS == []
+
+
+def test_an_interrupted_chain_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = recipe(tmp_path, CHAIN)
+    FAIL.add("b")
+    with pytest.raises(KeyboardInterrupt):
+        run(path, out=tmp_path / "out")
+    kept = tmp_path / "out" / "b" / "checkpoint"
+    kept.write_text("half", encoding="utf-8")
+    FAIL.clear()
+    CALLS.clear()
+    run(path, out=tmp_path / "out")
+    assert CALLS == ["b", "c", "end"]
+    assert kept.exists()  # the same configuration: the step may resume from what it left
+
+
+def test_an_interrupted_step_with_another_configuration_starts_afresh(tmp_path: Path) -> None:
+    FAIL.add("b")
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe(tmp_path, CHAIN), out=tmp_path / "out")
+    (tmp_path / "out" / "b" / "checkpoint").write_text("half", encoding="utf-8")
+    FAIL.clear()
+    run(recipe(tmp_path, CHAIN.replace("text: two", "text: new")), out=tmp_path / "out")
+    assert not (tmp_path / "out" / "b" / "checkpoint").exists()
+
+
+def test_a_root_outside_is_asked_for_and_a_change_in_it_is_noticed(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "x.csv").write_text("1", encoding="utf-8")
+    path = recipe(tmp_path, '  a: {command: note, source: "{root:data}"}\n', "roots: {data: nowhere}")
+    with pytest.raises(PacxError, match=r"nowhere, which is not there.*--root"):
+        run(path, out=tmp_path / "out")
+    run(path, out=tmp_path / "out", root=[f"data={data}"])
+    run(path, out=tmp_path / "out", root=[f"data={data}"])
+    assert CALLS == ["a"]
+    (data / "x.csv").write_text("12", encoding="utf-8")
+    run(path, out=tmp_path / "out", root=[f"data={data}"])
+    assert CALLS == ["a", "a"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ("  a: {command: nought}\n", "Step 'a': There is no command 'nought'"),
+        ("  a: {command: note, tezt: x}\n", "Step 'a': `note` has no argument tezt"),
+        ('  a: {command: note, source: "{b}"}\n', "refers to {b}, which is no earlier step"),
+        ('  a: {command: note, source: "{root:x}"}\n', "declares no root 'x'"),
+        ("  a: {text: x}\n", "names no command"),
+        ("  A b: {command: note}\n", "cannot be a folder name"),
+        ("  a: {command: note, out: x}\n", "cannot set `out`"),
+        ("  a: {command: note, workers: many}\n", "workers"),
+        ("  []\n", "needs a mapping `steps`"),
+        ("  a: {\n", "not a YAML file"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_found_before_anything_runs(tmp_path: Path, steps: str, message: str) -> None:
+    with pytest.raises(PacxError, match=message):
+        run(
+            recipe(tmp_path, "  first: {command: note}\n" + steps if steps.startswith("  a") else steps),
+            out=tmp_path / "out",
+        )
+    assert CALLS == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failing_step_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*, out: Path) -> None:
+        """Break."""
+        raise PacxError("no labels")
+
+    monkeypatch.setattr(sys.modules["pacx_test_commands"], "note", broken)
+    with pytest.raises(PacxError, match=r"Step 'a' \(note\): no labels"):
+        run(recipe(tmp_path, "  a: {command: note}\n"), out=tmp_path / "out")
+
+
+def test_a_dry_run_prints_the_plan_and_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(recipe(tmp_path, CHAIN), out=tmp_path / "out", dry_run=True)
+    assert "reads a, b, c" in capsys.readouterr().out
+    assert CALLS == []
+
+
+def test_skipped_steps_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = recipe(tmp_path, CHAIN)
+    run(path, out=tmp_path / "out")
+    logging.getLogger("pacx").propagate = True
+    with caplog.at_level(logging.INFO, logger="pacx"):
+        run(path, out=tmp_path / "out")
+    assert "[1/4] a (note): done before, skipped" in caplog.text
+
+
+def test_an_unknown_recipe_name_says_what_ships(tmp_path: Path) -> None:
+    with pytest.raises(PacxError, match="There is no recipe nought"):
+        run(Path("nought"), out=tmp_path)
