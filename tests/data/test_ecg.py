@@ -114,6 +114,13 @@ def test_flat_leads_are_named_and_twelve_of_them_refused():
         read_ecg(np.ones((12, 5000)), leads=LEADS, rate=500, unit="mV")
 
 
+def test_swapped_limb_leads_are_noticed_and_an_offset_is_not():
+    swapped = read_ecg(record()[[1, 0, *range(2, 12)]], leads=LEADS, rate=500, unit="mV")
+    assert "limb leads contradict each other" in swapped.steps[0]
+    offset = read_ecg(record() + np.arange(12)[:, None], leads=LEADS, rate=500, unit="mV")
+    assert offset.steps == ()
+
+
 @pytest.mark.parametrize("rate", [100, 250, 257, 360, 1000])
 def test_any_rate_is_resampled_to_500_hz(rate):
     ecg = read_ecg(record(rate=rate), leads=LEADS, rate=rate, unit="mV")

@@ -145,9 +145,11 @@ def test_dropout_depends_on_seed_and_step_only(tmp_path: Path):
 def test_a_checkpoint_of_other_settings_or_inputs_is_not_gone_on_from(tmp_path: Path, caplog):
     out = tmp_path / "run"
     train(out, [1.0])
+    (out / "checkpoints" / ".last.ckpt.x7").write_bytes(b"half")  # what a kill while saving leaves
     with open_run(out, command="toy", config={"a": 1, "workers": 8}) as run:
         run.read("store", path="moved", hash="abc")
         assert resume_path(run, "auto") == out / "checkpoints" / "last.ckpt"
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt", "made_by.json"]
     for config, digest in (({"a": 2}, "abc"), ({"a": 1}, "xyz")):
         with open_run(out, command="toy", config=config) as run:
             run.read("store", path="here", hash=digest)

@@ -158,6 +158,8 @@ def _standardise(values: NDArray[np.float64], names: list[str], rate: float, uni
         raise EcgError("All 12 leads are constant: the record holds no signal.")
     if flat:
         steps.append(f"flat: {', '.join(flat)}")
+    if not {"I", "II", "III"} & {*derived, *flat} and _breaks_einthoven(x):
+        steps.append("limb leads contradict each other (II is not I + III): names or electrodes may be swapped")
     x = _fit_length(_resample(x, rate, steps), steps)
     return Ecg(x.astype(np.float32), rate, seconds, derived, flat, missing, tuple(steps))
 
@@ -209,6 +211,12 @@ def _derive(leads: dict[str, NDArray[np.float64]], steps: list[str]) -> tuple[st
     if absent:
         steps.append(f"derived: {', '.join(absent)}")
     return tuple(absent)
+
+
+def _breaks_einthoven(x: NDArray[np.float64]) -> bool:
+    """Say whether II differs from I + III by more than half of what the three leads vary; offsets do not count."""
+    one, two, three = (lead - np.median(lead) for lead in x[:3])
+    return bool(np.std(one + three - two) > 0.5 * np.sqrt((one**2 + two**2 + three**2).mean() / 3))
 
 
 def _resample(x: NDArray[np.float64], rate: float, steps: list[str]) -> NDArray[np.float64]:

@@ -199,7 +199,7 @@ def _all_maps(
 ) -> NDArray[np.float64]:
     device = next(encoder.parameters()).device
     parts = []
-    for start in tqdm(range(0, len(rows), batch_size), desc="attention", unit="batch", leave=False):
+    for start in tqdm(range(0, len(rows), batch_size), desc="attention", unit="batch", leave=False, disable=None):
         images = preprocessed(encoder, store, rows[start : start + batch_size]).to(device)
         parts.append(rollout_maps(encoder, images, head_fusion=head_fusion, start_layer=start_layer))
     return np.concatenate(parts)

@@ -120,7 +120,7 @@ def _fill(folder: Path, encoder: Encoder, store: Store, wanted: NDArray[np.int64
         return
     _warn_of_other_geometry(encoder, store)
     arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="r+") for name in ("cls", "mean")}
-    with tqdm(total=len(missing), desc="features", unit="image", leave=False) as progress:
+    with tqdm(total=len(missing), desc="features", unit="image", leave=False, disable=None) as progress:
         for start in range(0, len(missing), _ROWS_BETWEEN_SAVES):
             part = missing[start : start + _ROWS_BETWEEN_SAVES]
             for first in range(0, len(part), batch_size):

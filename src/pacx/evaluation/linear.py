@@ -126,7 +126,7 @@ def run_probes(data: ProbeData, problems: Sequence[Problem]) -> list[Attempt]:
     for number, problem in enumerate(problems):
         groups.setdefault(problem.rows.tobytes(), []).append(number)
     attempts: dict[int, Attempt] = {}
-    for numbers in tqdm(groups.values(), desc="probes", unit="subset", leave=False):
+    for numbers in tqdm(groups.values(), desc="probes", unit="subset", leave=False, disable=None):
         attempts.update(zip(numbers, _fit_group(data, [problems[number] for number in numbers]), strict=True))
     return [attempts[number] for number in range(len(problems))]
 

@@ -72,7 +72,7 @@ class EcgNetConfig:
         if size == "medium":
             return cls(num_classes, 32, (32, 64, 64, 128, 128), (2, 2, 2, 2, 2), batch_norm=True, dropout=0.1)
         if size == "small":
-            return cls(num_classes, 32, (32, 64, 64, 128), (1, 1, 1, 1), batch_norm=True, dropout=0.1)
+            return cls(num_classes, 32, (32, 64, 64, 128), (1, 1, 1, 1), batch_norm=True)
         raise PacxError(f"There is no ECG network size {size!r}. Known sizes: small, medium, ecgfounder.")
 
     @property

@@ -7,7 +7,6 @@ Rows without the modality are holes, marked as such and never filled in. See `pa
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ def fill_bank(store: Store, teacher: Teacher, *, batch_size: int = 64) -> Bank:
             "Choose a store with this modality, or another teacher."
         )
     embeddings = np.zeros((len(store), teacher.dim), dtype=np.float32)
-    with tqdm(total=len(rows), desc="bank", unit="row", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=len(rows), desc="bank", unit="row", disable=None) as bar:
         for start in range(0, len(rows), _CHUNK):
             part = rows[start : start + _CHUNK]
             embeddings[part] = teacher.embed(store, part, batch_size=batch_size)

@@ -48,6 +48,8 @@ def resume_path(run: RunFolder, resume: Resume) -> Path | None:
     folder = run.path / "checkpoints"
     last = folder / "last.ckpt"
     stamp = _stamp(run)
+    for unfinished in folder.glob(".*.ckpt.*"):  # a kill while saving leaves one
+        unfinished.unlink()
     if resume is not False and last.is_file():
         changed = _changed(folder / "made_by.json", stamp)
         if not changed:
@@ -98,6 +100,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)  # mkstemp made it private
             Path(temporary).replace(target)
         except OSError as error:
             raise PacxError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,6 +97,6 @@ def _write(path: Path, batches: Iterator[NDArray[np.float32]], *, shape: tuple[i
     unfinished = path.with_suffix(f".{os.getpid()}")
     with unfinished.open("wb") as file:
         np.lib.format.write_array_header_2_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
-        for batch in tqdm(batches, desc="filter ECGs", unit="batch", disable=not sys.stderr.isatty(), leave=False):
+        for batch in tqdm(batches, desc="filter ECGs", unit="batch", disable=None, leave=False):
             file.write(batch.astype("<f2").tobytes())
     unfinished.replace(path)
