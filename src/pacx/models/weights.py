@@ -25,7 +25,16 @@ from torch import Tensor, nn
 
 from pacx.errors import PacxError
 
-__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "load_weights", "new_folder", "read_config", "save_weights", "weights_hash"]
+__all__ = [
+    "CONFIG_FILE",
+    "WEIGHTS_FILE",
+    "load_weights",
+    "new_folder",
+    "read_config",
+    "save_tensors",
+    "save_weights",
+    "weights_hash",
+]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -64,8 +73,14 @@ def new_folder(folder: Path, *, marker: str = CONFIG_FILE) -> Iterator[Path]:
 
 def save_weights(module: nn.Module, path: Path) -> None:
     """Write every parameter and buffer of a module, in its own precision, as safetensors."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    save_file(tensors, path, metadata={"format": "pt"})  # transformers refuses files without this entry
+    save_tensors(module.state_dict(), path)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors, each in its own precision, as safetensors."""
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    save_file(plain, path, metadata={"format": "pt"})  # transformers refuses files without this entry
+    path.chmod(0o644)  # safetensors makes private files
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -30,7 +30,6 @@ import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 
 from pacx import __version__
 from pacx.data.bank import Bank
@@ -39,6 +38,7 @@ from pacx.data.store import Store
 from pacx.errors import PacxError
 from pacx.models.encoder import Encoder, load_encoder, save_encoder, weights_hash
 from pacx.models.student import Adaptation, Student, TrainNorms
+from pacx.models.weights import save_tensors
 from pacx.runs import RunFolder, open_run, write_json
 from pacx.stages.distillation import Distillation
 from pacx.stages.pairing import Paired, join, search
@@ -329,8 +329,8 @@ def _keep(
     save_encoder(merged, run.artefact("encoder", "encoder"))
     if arguments["adaptation"] == "lora":
         student.save_adapter(run.artefact("adapter", "adapter"))
-    heads = {key: value.contiguous() for key, value in student.state_dict().items() if not key.startswith("encoder.")}
-    save_file(heads, run.artefact("heads", "heads.safetensors"), metadata={"format": "pt"})
+    heads = {key: value for key, value in student.state_dict().items() if not key.startswith("encoder.")}
+    save_tensors(heads, run.artefact("heads", "heads.safetensors"))
     write_json(
         run.path / "heads.json",
         {

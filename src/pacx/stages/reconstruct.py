@@ -97,7 +97,6 @@ def mask_noise(
 def save_autoencoder(model: MaskedAutoencoder, path: Path, *, decoder: dict[str, Any]) -> None:
     """Write encoder and decoder as safetensors, with the decoder's settings in a JSON file of the same name."""
     save_weights(model, path)
-    path.chmod(0o644)  # safetensors makes private files
     write_json(path.with_suffix(".json"), decoder)
 
 
