@@ -23,7 +23,7 @@ TINY: dict[str, dict[str, Any]] = {
     "pretrain": {"width": 32, "depth": 2, "heads": 2, "patch_size": 8, "decoder_width": 16, "decoder_depth": 1,
                  "decoder_heads": 2, "epochs": 2, "warmup_epochs": 1, "batch_size": 16},
     "fit-ecg": {"epochs": 1, "warmup_epochs": 0},
-    "fit-labs": {"epochs": 2, "warmup_steps": 2, "hidden": 32, "dim": 16},
+    "fit-labs": {"epochs": 2, "warmup_steps": 1, "hidden": 32, "dim": 16},
     "distill": {"epochs": 2, "warmup_epochs": 1, "batch_size": 16},
     "probe": {"seeds": 1, "draws": 20, "fractions": [1.0]},
     "align": {"draws": 20},
