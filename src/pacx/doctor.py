@@ -14,7 +14,7 @@ __all__ = ["doctor"]
 
 _PACKAGES = {
     "base": ("numpy", "scipy", "pillow", "pydicom", "pandas", "pyarrow", "jsonargparse", "wfdb"),
-    "train": ("torch", "torchvision", "lightning", "timm", "peft", "safetensors", "scikit-learn", "matplotlib"),
+    "train": ("torch", "torchvision", "lightning", "timm", "peft", "safetensors", "matplotlib"),
     "dicom": ("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg"),
     "serve": ("onnxruntime",),
 }
