@@ -1,0 +1,51 @@
+"""Every `pacx ...` line in README, docs and docstrings is one that the command line takes."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lightning")
+
+from pacx.commands import COMMANDS, build_parser, friendly_arguments, load
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def _console_lines(text: str) -> list[str]:
+    blocks = re.findall(r"```console\n(.*?)```", text, flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.partition("  #")[0].strip() for line in lines if line.startswith("pacx ")]
+
+
+LINES = sorted({line for page in PAGES for line in _console_lines(page.read_text(encoding="utf-8"))} - {"pacx --help"})
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_documented_command_is_one_that_pacx_takes(line: str) -> None:
+    _, name, *arguments = shlex.split(line)
+    function = load(name)
+    build_parser(name, function).parse_args(friendly_arguments(function, arguments))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_of_a_command_is_one_that_it_takes(name: str) -> None:
+    function = load(name)
+    text = (inspect.getdoc(function) or "").replace("\\\n", " ")
+    found = re.search(rf"Example:\s+pacx ({name}.*)", text)
+    assert found, f"{name} has no example"
+    _, *arguments = shlex.split(found[1])
+    build_parser(name, function).parse_args(friendly_arguments(function, arguments))
+
+
+def test_the_readme_names_the_two_commands_to_start_with() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in ("demo", "test"):
+        assert f"make {target}" in text
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
