@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo open-sample test lint docs bench clean
+.PHONY: help demo open-sample test lint docs clean
 
 help:            ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -33,9 +33,6 @@ lint: $(READY)   ## ruff, mypy, import contracts
 
 docs: $(READY)   ## the documentation, built strictly into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-
-bench: $(READY)  ## side-by-side speed and memory; writes benchmarks/README.md
-	$(BIN)/python -m benchmarks
 
 clean:           ## remove what make made (not runs/)
 	rm -rf $(VENV) site dist build .pytest_cache .mypy_cache .ruff_cache

@@ -18,6 +18,8 @@ def bake(
     out: Path,
     minutes: float = 30.0,
     sizes: list[int] | None = None,
+    toppings: list[str] | None = None,
+    span: tuple[float, float] = (0.0, 1.0),
     shape: Literal["round", "square"] = "round",
     glaze: bool = False,
 ) -> dict[str, object]:
@@ -34,10 +36,21 @@ def bake(
             a folder.
         minutes: time in the oven.
         sizes: diameters in cm.
+        toppings: what goes on it.
+        span: from and to.
         shape: of the tin.
         glaze: sugar on top.
     """
-    return {"what": what, "out": out, "minutes": minutes, "sizes": sizes, "shape": shape, "glaze": glaze}
+    return {
+        "what": what,
+        "out": out,
+        "minutes": minutes,
+        "sizes": sizes,
+        "toppings": toppings,
+        "span": span,
+        "shape": shape,
+        "glaze": glaze,
+    }
 
 
 def test_help_shows_description_defaults_choices_and_the_example() -> None:
@@ -57,6 +70,13 @@ def test_flags_may_be_written_the_usual_way() -> None:
     assert argv == ["sponge", "--glaze", "true", "--sizes", "[20,26]", "--out", "x"]
     parsed = build_parser("bake", bake).parse_args(argv)
     assert (parsed.what, parsed.glaze, parsed.sizes, parsed.out) == ("sponge", True, [20, 26], Path("x"))
+
+
+def test_words_in_a_list_stay_words_and_a_pair_may_be_written_with_a_blank() -> None:
+    argv = friendly_arguments(bake, ["sponge", "--toppings", "No", "A, B", "--span", "0.5", "1", "--out", "x"])
+    parsed = build_parser("bake", bake).parse_args(argv)
+    assert parsed.toppings == ["No", "A, B"]
+    assert tuple(parsed.span) == (0.5, 1.0)
 
 
 def test_dashes_in_flags_are_as_good_as_underscores() -> None:
@@ -98,7 +118,7 @@ def test_a_wrong_recipe_argument_is_named(arguments: dict[str, object], message:
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = commands.Command("no_such_package.module:function", "x", "train", "train")
     monkeypatch.setitem(COMMANDS, "absent", absent)
-    with pytest.raises(MissingExtraError, match=r"pip install 'pacx\[train\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[train\]'"):
         commands.load("absent")
 
 

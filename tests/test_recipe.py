@@ -85,12 +85,15 @@ def test_a_changed_step_runs_again_with_just_what_reads_it(tmp_path: Path) -> No
     assert CALLS == ["a", "b", "end"]
 
 
-def test_redo_runs_a_done_step_again(tmp_path: Path) -> None:
+def test_redo_runs_a_done_step_again_with_all_that_read_it(tmp_path: Path) -> None:
     path = recipe(tmp_path, CHAIN)
     run(path, out=tmp_path / "out")
     CALLS.clear()
     run(path, out=tmp_path / "out", redo=["c"])
-    assert CALLS == ["c"]
+    assert CALLS == ["c", "end"]
+    CALLS.clear()
+    run(path, out=tmp_path / "out", redo=["a"])
+    assert CALLS == ["a", "b", "end"]
     with pytest.raises(PacxError, match=r"no step.*: d\. Known: a, b, c, end"):
         run(path, out=tmp_path / "out", redo=["d"])
 
@@ -164,6 +167,19 @@ def test_a_mistake_in_a_recipe_is_found_before_anything_runs(tmp_path: Path, ste
         )
     assert CALLS == []
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("roots", ["roots: {data: }", "roots: [a]", "roots: {data: 3}"])
+def test_roots_that_are_no_folders_are_refused(tmp_path: Path, roots: str) -> None:
+    with pytest.raises(PacxError, match="`roots` must name folders"):
+        run(recipe(tmp_path, "  a: {command: note}\n", roots), out=tmp_path / "out")
+
+
+def test_an_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("precious", encoding="utf-8")
+    with pytest.raises(PacxError, match="is a file"):
+        run(recipe(tmp_path, "  a: {command: note}\n"), out=tmp_path / "out")
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "precious"
 
 
 def test_a_failing_step_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,9 @@ _OWNERS_TO_MEND = {
     errno.EACCES: "Choose a place that you may read and write.",
     errno.EROFS: "Choose an --out on a disk that can be written.",
     errno.ENOENT: "Check the path.",
+    errno.EEXIST: "Something of another kind lies there; choose another --out.",
+    errno.ENOTDIR: "A folder was expected there; check the path.",
+    errno.EISDIR: "A file was expected there; check the path.",
 }
 
 

@@ -8,11 +8,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from pacx.errors import MissingExtraError, PacxError
@@ -157,13 +159,22 @@ def friendly_arguments(function: Callable[..., Any], argv: Sequence[str]) -> lis
             values = []
             while tokens and not tokens[0].startswith("--"):
                 values.append(tokens.pop(0))
-            out.append("[" + ",".join(values) + "]")
+            out.append(json.dumps(values) if _holds_text(hint) else "[" + ",".join(values) + "]")
     return out
 
 
 def _is_list(hint: object) -> bool:
-    choices = typing.get_args(hint) if typing.get_origin(hint) is not list else (hint,)
-    return any(typing.get_origin(choice) is list for choice in choices)
+    return any(typing.get_origin(choice) in {list, tuple} for choice in _choices(hint))
+
+
+def _holds_text(hint: object) -> bool:
+    """Say whether a list's items are words; these are quoted, so that `No` stays a word and a comma stays inside."""
+    items = [item for choice in _choices(hint) for item in typing.get_args(choice)]
+    return str in items or Path in items
+
+
+def _choices(hint: object) -> tuple[object, ...]:
+    return (hint,) if typing.get_origin(hint) in {list, tuple} else typing.get_args(hint)
 
 
 def _split_docstring(text: str) -> tuple[str, str]:

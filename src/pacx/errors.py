@@ -21,5 +21,6 @@ class MissingExtraError(PacxError):
 
     def __init__(self, purpose: str, *, extra: str) -> None:
         super().__init__(
-            f"{purpose} needs optional packages that are not installed. Install them: pip install 'pacx[{extra}]'."
+            f"{purpose} needs optional packages that are not installed. "
+            f"From a checkout of pacx: pip install '.[{extra}]'."
         )

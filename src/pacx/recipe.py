@@ -86,7 +86,7 @@ def run(
         recipe: the YAML file, or the name of one that ships with pacx (`demo`).
         out: folder for the steps' outputs; `runs/<recipe name>` unless given.
         root: folders outside that the recipe asks for, as NAME=PATH.
-        redo: steps to run again although they are done.
+        redo: steps to run again although they are done, with all that read them.
         dry_run: print the plan, run nothing.
 
     Raises:
@@ -125,6 +125,8 @@ def read_recipe(path: Path, *, out: Path, roots: Mapping[str, Path]) -> Recipe:
     """
     content = _load_yaml(path)
     declared = content.get("roots") or {}
+    if not isinstance(declared, dict) or not all(isinstance(place, str) for place in declared.values()):
+        raise PacxError(f"{path.name}: `roots` must name folders, as in `roots: {{data: ../shared/data}}`.")
     _refuse_unknown(set(roots) - set(declared), f"{path.name} asks for no root named", allowed=declared)
     places = {name: Path(roots.get(name, default)) for name, default in declared.items()}
     known: dict[str, str] = {}
@@ -216,19 +218,24 @@ class _Resolver:
 
 
 def _run_steps(plan: Recipe, *, redo: frozenset[str]) -> dict[str, Any]:
+    if plan.out.exists() and not plan.out.is_dir():
+        raise PacxError(f"{plan.out} is a file. --out needs a folder, which is made if it is not there.")
     plan.out.mkdir(parents=True, exist_ok=True)
     ledger = _Ledger(plan.out / "steps.json")
     prints: dict[str, str] = {}
+    again = set(redo)
     begun = time.monotonic()
     for number, step in enumerate(plan.steps, start=1):
         prints[step.name] = _fingerprint(step, prints)
         title = f"[{number}/{len(plan.steps)}] {step.name} ({step.command})"
         target = plan.out / step.name
-        if ledger.is_done(step.name, prints[step.name], target) and step.name not in redo:
+        if again.intersection(step.reads):
+            again.add(step.name)  # what it reads is made anew
+        if ledger.is_done(step.name, prints[step.name], target) and step.name not in again:
             log.info("%s: done before, skipped", title)
             continue
         log.info("%s", title)
-        if not ledger.is_begun(step.name, prints[step.name]) or step.name in redo:
+        if not ledger.is_begun(step.name, prints[step.name]) or step.name in again:
             shutil.rmtree(target, ignore_errors=True)
         ledger.begin(step.name, prints[step.name])
         _call(step)

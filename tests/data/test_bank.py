@@ -34,13 +34,26 @@ def test_a_saved_bank_reads_back_with_zeros_where_the_teacher_had_nothing(bank, 
 
 def test_shuffling_keeps_each_splits_embeddings_but_gives_none_to_its_own_row(bank):
     split = np.array(["train"] * 4 + ["test"] * 2)
-    shuffled = bank.shuffled(split, seed=1)
+    patient = np.arange(6)
+    shuffled = bank.shuffled(split, patient=patient, seed=1)
     for rows in ([0, 1, 3], [4, 5]):
         before = sorted(map(tuple, bank.embeddings[rows]))
         assert sorted(map(tuple, shuffled.embeddings[rows])) == before
     assert not (shuffled.embeddings == bank.embeddings)[bank.present].any()
     assert np.array_equal(shuffled.present, bank.present)
-    assert np.array_equal(shuffled.embeddings, bank.shuffled(split, seed=1).embeddings)
+    assert np.array_equal(shuffled.embeddings, bank.shuffled(split, patient=patient, seed=1).embeddings)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shuffling_gives_no_row_an_embedding_of_its_own_patient(seed):
+    patient = np.repeat(np.arange(12), [1, 3, 2, 1, 1, 2, 3, 1, 1, 2, 1, 2])
+    rows = len(patient)
+    own = np.stack([patient, np.arange(rows)], axis=1).astype(np.float32)
+    ids = tuple(map(str, range(rows)))
+    bank = Bank(own, np.ones(rows, bool), ids, {"teacher": "ecg"})
+    shuffled = bank.shuffled(np.full(rows, "train"), patient=patient, seed=seed)
+    assert (shuffled.embeddings[:, 0] != patient).all()
+    assert sorted(shuffled.embeddings[:, 1]) == list(range(rows))
 
 
 def test_a_bank_fits_only_the_store_that_it_was_made_from(bank):

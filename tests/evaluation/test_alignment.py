@@ -59,7 +59,9 @@ def test_ridge_takes_the_penalty_that_predicts_held_out_rows_best():
 def test_a_linear_teacher_is_read_off_and_a_shuffled_one_is_not(store, features, linear_bank):
     split = store.manifest["split"].to_numpy()
     found, _ = measure_alignment(features, linear_bank, store)
-    control, _ = measure_alignment(features, linear_bank.shuffled(split, seed=0), store)
+    control, _ = measure_alignment(
+        features, linear_bank.shuffled(split, patient=store.manifest["patient_id"], seed=0), store
+    )
     assert found["r2"] > 0.95
     assert found["cosine_centred"].low > 0.95
     assert found["retrieval"]["image_to_teacher"]["r1"].value > 0.9
@@ -73,7 +75,9 @@ def test_a_linear_teacher_is_read_off_and_a_shuffled_one_is_not(store, features,
 
 def test_raw_cosine_is_high_for_an_offset_teacher_and_the_random_baseline_says_so(store, features, linear_bank):
     split = store.manifest["split"].to_numpy()
-    control, _ = measure_alignment(features, linear_bank.shuffled(split, seed=0), store)
+    control, _ = measure_alignment(
+        features, linear_bank.shuffled(split, patient=store.manifest["patient_id"], seed=0), store
+    )
     assert control["cosine"].value > 0.9
     assert control["random_pair_cosine"] == pytest.approx(control["cosine"].value, abs=0.02)
     assert abs(control["random_pair_cosine_centred"]) < 0.1

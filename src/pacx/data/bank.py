@@ -119,21 +119,28 @@ class Bank:
             "make the bank again from this store with `pacx bank`."
         )
 
-    def shuffled(self, split: ArrayLike, *, seed: int) -> Bank:
+    def shuffled(self, split: ArrayLike, *, patient: ArrayLike, seed: int) -> Bank:
         """Deal the embeddings out anew among the rows that have one, within each split: the negative control.
 
-        Every marginal distribution stays as it is; only the pairing of image and teacher is destroyed. Rows are put in
-        random order and each takes the embedding of the one before, so that none keeps its own, however few there are.
+        Every marginal distribution stays as it is; only the pairing of image and teacher is destroyed. The patients are
+        put in random order, the rows of each side by side, and every row takes the embedding from as many rows before
+        as the patient with most rows has. So no row gets one of its own patient, unless that one patient has more than
+        half of all rows.
 
         Args:
             split: (N,) split of each row.
+            patient: (N,) patient of each row.
             seed: seed of the permutation.
         """
         names = np.asarray(split).astype(str)
+        _, people = np.unique(np.asarray(patient).astype(str), return_inverse=True)
         rng = np.random.Generator(np.random.PCG64(seed))
         embeddings = self.embeddings.copy()
         for name in np.unique(names):
             rows = np.flatnonzero(self.present & (names == name))
-            order = rng.permutation(rows)
-            embeddings[order] = self.embeddings[np.roll(order, 1)]
+            if not len(rows):
+                continue
+            place = rng.permutation(people.max() + 1)
+            order = rows[np.argsort(place[people[rows]], kind="stable")]
+            embeddings[order] = self.embeddings[np.roll(order, np.bincount(people[rows]).max())]
         return replace(self, embeddings=embeddings, meta={**self.meta, "shuffled_seed": seed})

@@ -92,6 +92,7 @@ def align(
     opened = _open_banks(banks, cohort)
     network = open_encoder(encoder)
     split = cohort.manifest["split"].to_numpy()
+    patient = cohort.manifest["patient_id"]
     with open_run(out, command="align", config=config, overwrite=overwrite) as run:
         label = name or encoder_name(encoder)
         run.read("store", path=store, name=cohort.name, hash=cohort.content_hash, split_hash=cohort.meta["split_hash"])
@@ -104,10 +105,10 @@ def align(
         features[with_image] = found
         teachers, tables = {}, []
         for bank in opened:
-            true = bank.shuffled(split, seed=seed) if shuffle_teachers else bank
+            true = bank.shuffled(split, patient=patient, seed=seed) if shuffle_teachers else bank
             teachers[bank.name], table = measure_alignment(features, true, cohort, draws=draws)
             teachers[bank.name]["shuffled"], _ = measure_alignment(
-                features, true.shuffled(split, seed=seed + 1), cohort, draws=draws
+                features, true.shuffled(split, patient=patient, seed=seed + 1), cohort, draws=draws
             )
             tables.append(table)
         pd.concat(tables, ignore_index=True).to_parquet(run.artefact("alignment", "alignment.parquet"))

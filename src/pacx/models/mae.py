@@ -97,7 +97,7 @@ class MaskedAutoencoder(nn.Module):
         self.encoder = encoder
         self.mask_ratio = mask_ratio
         self.normalise_targets = normalise_targets
-        self.num_visible = max(1, int(config.num_patches * (1 - mask_ratio)))
+        self.num_visible = max(1, int(config.num_patches * (1 - mask_ratio) + 1e-6))  # 1 - .9 is a hair below .1
         norm = partial(nn.LayerNorm, eps=config.layer_norm_eps)
         self.decoder_embed = nn.Linear(config.width, decoder_width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, decoder_width))

@@ -152,7 +152,8 @@ def distill(
         taught = true
         if shuffle_teachers:
             split = cohort.manifest["split"].to_numpy(dtype=str)
-            taught = {name: bank.shuffled(split, seed=seed) for name, bank in true.items()}
+            patient = cohort.manifest["patient_id"]
+            taught = {name: bank.shuffled(split, patient=patient, seed=seed) for name, bank in true.items()}
         seed_everything(seed)
         student = Student(
             base, {name: bank.dim for name, bank in true.items()}, adaptation=adaptation, rank=rank, alpha=alpha,

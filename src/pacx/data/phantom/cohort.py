@@ -27,6 +27,7 @@ from pacx.data.phantom.blood import simulate_labs
 from pacx.data.phantom.filling import Cohort, Visit, fill
 from pacx.data.phantom.labels import TASKS, sample_labels
 from pacx.data.phantom.latents import random_stream, sample_patient
+from pacx.data.store import Store
 from pacx.data.store_writer import StoreWriter
 from pacx.errors import PacxError
 from pacx.runs import open_run
@@ -91,23 +92,29 @@ def simulate(
     visits = _visits(patients, seed=seed, mean=images_per_patient, missing_ecg=missing_ecg, missing_labs=missing_labs)
     out = Path(out)
     with open_run(out, command="simulate", config=config, overwrite=overwrite) as run:
-        writer = StoreWriter(
-            out,
-            name="phantom",
-            num_rows=len(visits),
-            image_size=size,
-            mask_names=MASKS,
-            ecg=ecg,
-            fingerprint=_fingerprint(config),
-        )
-        fill(writer, cohort, [visits[row] for row in writer.todo()], total=len(visits), workers=workers)
         manifest, truth = _describe(visits, seed=seed, labs=labs)
-        writer.finish(manifest, source={"command": "simulate", **config})
+        # A store without result.json was finished by a run that was stopped right after: only the rest is to do.
+        if not _is_finished(out, fingerprint=_fingerprint(config)):
+            writer = StoreWriter(
+                out,
+                name="phantom",
+                num_rows=len(visits),
+                image_size=size,
+                mask_names=MASKS,
+                ecg=ecg,
+                fingerprint=_fingerprint(config),
+            )
+            fill(writer, cohort, [visits[row] for row in writer.todo()], total=len(visits), workers=workers)
+            writer.finish(manifest, source={"command": "simulate", **config})
         truth.to_parquet(run.artefact("latents", "latents.parquet"), index=False)
         run.artefact("store", ".")
         sheet = run.figure("contact_sheet.png", caption="The first simulated X-rays of the cohort, one per patient.")
         _contact_sheet(out, manifest.table).save(sheet)
         return run.finish(_summary(manifest))
+
+
+def _is_finished(out: Path, *, fingerprint: str) -> bool:
+    return (out / "meta.json").is_file() and Store.open(out).meta.get("fingerprint") == fingerprint
 
 
 def _check(config: dict[str, Any]) -> None:
