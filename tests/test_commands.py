@@ -96,6 +96,8 @@ def test_recipe_arguments_are_typed_and_completed_with_defaults() -> None:
         "out": Path("x"),
         "minutes": 5.0,
         "sizes": None,
+        "toppings": None,
+        "span": (0.0, 1.0),
         "shape": "round",
         "glaze": False,
     }

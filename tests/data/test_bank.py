@@ -17,8 +17,8 @@ def bank():
     return Bank(rng.normal(size=(6, 3)).astype(np.float32), present, tuple("abcdef"), meta)
 
 
-def _store(ids):
-    return SimpleNamespace(name="s", manifest=pd.DataFrame({"image_id": ids}))
+def _store(ids, content_hash="h"):
+    return SimpleNamespace(name="s", content_hash=content_hash, manifest=pd.DataFrame({"image_id": ids}))
 
 
 def test_a_saved_bank_reads_back_with_zeros_where_the_teacher_had_nothing(bank, tmp_path):
@@ -62,6 +62,11 @@ def test_a_bank_fits_only_the_store_that_it_was_made_from(bank):
         bank.check(_store(list("abcdfe")))
     with pytest.raises(PacxError, match="5 images, of which 5"):
         bank.check(_store(list("abcde")))
+
+
+def test_a_bank_of_a_store_that_was_made_anew_is_refused(bank):
+    with pytest.raises(PacxError, match="earlier content"):
+        bank.check(_store(list("abcdef"), content_hash="other"))
 
 
 @pytest.mark.parametrize("name", ["meta.json", "embeddings.npy", "present.npy", "image_ids.json"])

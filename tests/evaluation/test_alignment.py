@@ -156,7 +156,7 @@ def test_banks_that_cannot_be_used_are_refused(store, encoder_folder, linear_ban
     empty = np.zeros(len(store), dtype=bool)
     _bank(store, linear_bank.embeddings, present=empty, name="labs").save(tmp_path / "empty")
     arguments = {"store": store.path, "encoder": encoder_folder, "out": tmp_path / "align"}
-    with pytest.raises(PacxError, match="same teacher name"):
+    with pytest.raises(PacxError, match="teacher called"):
         align(**arguments, banks=[tmp_path / "one", tmp_path / "one"])
     with pytest.raises(PacxError, match=r"covers 0 of \d+ images in train"):
         align(**arguments, banks=[tmp_path / "empty"])

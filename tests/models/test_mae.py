@@ -45,6 +45,10 @@ def test_the_encoder_sees_the_class_token_and_the_visible_patches_of_a_224_px_im
     assert (mask == 0).sum(dim=1).tolist() == [visible] * 3
 
 
+def test_a_share_that_divides_the_patches_is_kept_exactly() -> None:
+    assert autoencoder(image_size=160, patch_size=16).num_visible == 10  # in floats 100 * (1 - .9) is a hair below 10
+
+
 def test_ninety_percent_is_the_default() -> None:
     assert autoencoder(image_size=224, patch_size=16).num_visible == 19
 

@@ -9,13 +9,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 import pacx.stages.distillation as step
-from pacx.data.bank import Bank
+from pacx.data.bank import Bank, open_banks
 from pacx.data.batches import Augment, StoreDataset
 from pacx.data.store import Store
 from pacx.errors import PacxError
 from pacx.models.encoder import load_encoder, weights_hash
 from pacx.models.student import Student
-from pacx.stages.distill import distill, open_banks, paired_rows
+from pacx.stages.distill import distill, paired_rows
 from pacx.stages.pairing import cosines, spread
 
 QUICK = {

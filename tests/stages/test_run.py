@@ -11,18 +11,16 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pacx.errors import PacxError
 from pacx.runs import open_run
+from pacx.stages.optimisation import LossGuard, parameter_groups, warmup_cosine
 from pacx.stages.run import (
-    LossGuard,
     best_path,
     clip_batch_size,
     epoch_table,
     fit,
     load_weights,
     make_trainer,
-    parameter_groups,
     resume_path,
     seed_everything,
-    warmup_cosine,
 )
 
 

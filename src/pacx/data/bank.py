@@ -26,7 +26,7 @@ from pacx.runs import write_json
 if TYPE_CHECKING:
     from pacx.data.store import Store
 
-__all__ = ["Bank"]
+__all__ = ["Bank", "open_banks"]
 
 BANK_VERSION = 1
 _FILES = ("meta.json", "embeddings.npy", "present.npy", "image_ids.json")
@@ -104,13 +104,14 @@ class Bank:
         write_json(folder / "meta.json", {**self.meta, "bank_version": BANK_VERSION, "dim": self.dim})
 
     def check(self, store: Store) -> None:
-        """Make sure that row i of the bank is row i of the store.
+        """Make sure that row i of the bank is row i of the store, with the content that the teacher saw.
 
         Raises:
-            PacxError: other images, or the same images in another order.
+            PacxError: other images, the same images in another order, or a store that was made anew since.
         """
         ids = tuple(map(str, store.manifest["image_id"]))
         if ids == self.image_ids:
+            self._check_content(store)
             return
         shared = len(set(ids) & set(self.image_ids))
         raise PacxError(
@@ -118,6 +119,15 @@ class Bank:
             f"'{store.name}' has {len(ids)} images, of which {shared} are in the bank. Rows must agree one by one: "
             "make the bank again from this store with `pacx bank`."
         )
+
+    def _check_content(self, store: Store) -> None:
+        source = self.meta.get("store")
+        made_from = source.get("hash") if isinstance(source, dict) else None  # a bank from elsewhere names no store
+        if made_from is not None and made_from != store.content_hash:
+            raise PacxError(
+                f"Teacher bank '{self.name}' was made from an earlier content of store '{store.name}': the ids agree, "
+                "the content does not. Make the bank again with `pacx bank`."
+            )
 
     def shuffled(self, split: ArrayLike, *, patient: ArrayLike, seed: int) -> Bank:
         """Deal the embeddings out anew among the rows that have one, within each split: the negative control.
@@ -144,3 +154,24 @@ class Bank:
             order = rows[np.argsort(place[people[rows]], kind="stable")]
             embeddings[order] = self.embeddings[np.roll(order, np.bincount(people[rows]).max())]
         return replace(self, embeddings=embeddings, meta={**self.meta, "shuffled_seed": seed})
+
+
+def open_banks(paths: list[Path], store: Store) -> dict[str, Bank]:
+    """Open the banks by teacher name and check each against the store.
+
+    Raises:
+        PacxError: no bank, two of one name, or one of another store.
+    """
+    if not paths:
+        raise PacxError("No teacher bank was given. Give at least one: --banks BANK [BANK ...] (see `pacx bank`).")
+    banks: dict[str, Bank] = {}
+    for path in paths:
+        bank = Bank.open(path)
+        bank.check(store)
+        if bank.name in banks:
+            raise PacxError(
+                f"Two banks are of a teacher called {bank.name!r} ({', '.join(map(str, paths))}). "
+                "Make one of them again with another `pacx bank --name`."
+            )
+        banks[bank.name] = bank
+    return banks

@@ -17,6 +17,7 @@ validation rows, and judged on the test rows that have the modality. It is a sup
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pacx.data.bank import Bank
+from pacx.data.bank import Bank, open_banks
 from pacx.data.manifest import SPLITS
 from pacx.data.store import Store
 from pacx.errors import PacxError
@@ -89,7 +90,8 @@ def align(
     """
     config = {**locals()}
     cohort = Store.open(store)
-    opened = _open_banks(banks, cohort)
+    opened = open_banks(banks, cohort)
+    _check_coverage(opened.values(), cohort)
     network = open_encoder(encoder)
     split = cohort.manifest["split"].to_numpy()
     patient = cohort.manifest["patient_id"]
@@ -97,14 +99,14 @@ def align(
         label = name or encoder_name(encoder)
         run.read("store", path=store, name=cohort.name, hash=cohort.content_hash, split_hash=cohort.meta["split_hash"])
         run.read("encoder", path=encoder, name=label, hash=weights_hash(network))
-        for path, bank in zip(banks, opened, strict=True):
+        for path, bank in zip(banks, opened.values(), strict=True):
             run.read(f"bank {bank.name}", path=path, teacher=bank.name, weights_hash=bank.meta.get("weights_hash"))
         with_image = cohort.rows(needs=("image",))
         found = extract(network, cohort, with_image, token=token, batch_size=batch_size, cache=feature_cache(out))
         features = np.zeros((len(cohort), found.shape[1]), dtype=np.float32)
         features[with_image] = found
         teachers, tables = {}, []
-        for bank in opened:
+        for bank in opened.values():
             true = bank.shuffled(split, patient=patient, seed=seed) if shuffle_teachers else bank
             teachers[bank.name], table = measure_alignment(features, true, cohort, draws=draws)
             teachers[bank.name]["shuffled"], _ = measure_alignment(
@@ -186,15 +188,7 @@ def _explained(predicted: NDArray[np.float64], wanted: NDArray[np.float64]) -> t
     return float(np.mean(1 - error[varying] / spread[varying])), float(1 - error.sum() / spread.sum())
 
 
-def _open_banks(paths: list[Path], store: Store) -> list[Bank]:
-    banks = [Bank.open(path) for path in paths]
-    if not banks:
-        raise PacxError("No teacher bank was given. Make one with `pacx bank` and name it with --banks.")
-    names = [bank.name for bank in banks]
-    if len(set(names)) < len(names):
-        raise PacxError(f"Two banks have the same teacher name: {', '.join(names)}. Results are told apart by name.")
-    for bank in banks:
-        bank.check(store)
+def _check_coverage(banks: Iterable[Bank], store: Store) -> None:
     for bank in banks:
         for split in ("train", "test"):
             rows = store.rows(split, needs=("image",))
@@ -204,7 +198,6 @@ def _open_banks(paths: list[Path], store: Store) -> list[Bank]:
                     f"Teacher bank '{bank.name}' covers {covered} of {len(rows)} images in {split}; alignment "
                     "needs at least two there. Use a bank with more of this modality."
                 )
-    return banks
 
 
 def _pairs(features: NDArray[np.float32], bank: Bank, store: Store, split: str) -> _Pairs:

@@ -32,10 +32,9 @@ import torch
 from numpy.typing import NDArray
 
 from pacx import __version__
-from pacx.data.bank import Bank
+from pacx.data.bank import Bank, open_banks
 from pacx.data.batches import Augment, StoreDataset, make_loader
 from pacx.data.store import Store
-from pacx.errors import PacxError
 from pacx.models.encoder import Encoder, load_encoder, save_encoder, weights_hash
 from pacx.models.student import Adaptation, Student, TrainNorms
 from pacx.models.weights import save_tensors
@@ -57,7 +56,7 @@ from pacx.stages.run import (
 )
 from pacx.statistics import bootstrap_mean
 
-__all__ = ["distill", "open_banks", "paired_rows"]
+__all__ = ["distill", "paired_rows"]
 
 log = logging.getLogger("pacx")
 
@@ -216,27 +215,6 @@ def distill(
 
 
 _SPLITS = ("train", "val", "test")
-
-
-def open_banks(paths: list[Path], store: Store) -> dict[str, Bank]:
-    """Open the banks by teacher name and check each against the store.
-
-    Raises:
-        PacxError: no bank, two of one name, or one of another store.
-    """
-    if not paths:
-        raise PacxError("No teacher bank was given. Give at least one: --banks BANK [BANK ...] (see `pacx bank`).")
-    banks: dict[str, Bank] = {}
-    for path in paths:
-        bank = Bank.open(path)
-        bank.check(store)
-        if bank.name in banks:
-            raise PacxError(
-                f"Two banks are of a teacher called {bank.name!r} ({', '.join(map(str, paths))}). "
-                "Make one of them again with another `pacx bank --name`."
-            )
-        banks[bank.name] = bank
-    return banks
 
 
 def paired_rows(store: Store, banks: Mapping[str, Bank], split: str, *, complete_only: bool) -> NDArray[np.int64]:

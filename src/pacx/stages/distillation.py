@@ -13,7 +13,7 @@ from pacx.data.bank import Bank
 from pacx.models.student import Student
 from pacx.objectives import TeacherTerms, distillation_loss
 from pacx.stages.pairing import Paired, cosines, hits, join, spread
-from pacx.stages.run import LossGuard, parameter_groups, warmup_cosine_schedule
+from pacx.stages.run import LossGuard, adamw_with_warmup
 
 __all__ = ["Distillation"]
 
@@ -131,14 +131,14 @@ class Distillation(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, warm-up, cosine to 1 %; the temperature, norms and biases are not decayed."""
-        groups = parameter_groups(self.student.named_parameters(), weight_decay=self.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
-        epochs = int(self.trainer.max_epochs or 1)
-        steps = int(self.trainer.estimated_stepping_batches) // epochs
-        schedule = warmup_cosine_schedule(
-            optimizer, epochs=epochs, warmup_epochs=self.warmup_epochs, steps_per_epoch=steps, floor=0.01
+        return adamw_with_warmup(
+            self.trainer,
+            self.student,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_epochs=self.warmup_epochs,
+            floor=0.01,
         )
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out what is frozen: it is in the base encoder's folder already."""

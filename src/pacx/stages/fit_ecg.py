@@ -38,16 +38,15 @@ from pacx.stages.run import (
     LossGuard,
     Precision,
     Resume,
+    adamw_with_warmup,
     best_path,
     clip_batch_size,
     epoch_table,
     fit,
     load_weights,
     make_trainer,
-    parameter_groups,
     resume_path,
     seed_everything,
-    warmup_cosine_schedule,
 )
 from pacx.statistics import bootstrap_auroc, bootstrap_macro_auroc
 
@@ -214,14 +213,13 @@ class EcgClassification(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, warm-up and cosine to zero."""
-        groups = parameter_groups(self.net.named_parameters(), weight_decay=self.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
-        epochs = int(self.trainer.max_epochs or 1)
-        steps = int(self.trainer.estimated_stepping_batches) // epochs
-        schedule = warmup_cosine_schedule(
-            optimizer, epochs=epochs, warmup_epochs=self.warmup_epochs, steps_per_epoch=steps
+        return adamw_with_warmup(
+            self.trainer,
+            self.net,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_epochs=self.warmup_epochs,
         )
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
 
 def known_label_loss(logits: Tensor, labels: Tensor) -> Tensor:

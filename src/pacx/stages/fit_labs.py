@@ -39,6 +39,7 @@ from pacx.models.labs_autoencoder import (
 from pacx.runs import open_run
 from pacx.stages.arrays import ArrayRows, array_loader
 from pacx.stages.imputation import hide_once, imputation_errors, imputation_report
+from pacx.stages.optimisation import warmup_cosine
 from pacx.stages.run import (
     LossGuard,
     Precision,
@@ -49,7 +50,6 @@ from pacx.stages.run import (
     make_trainer,
     resume_path,
     seed_everything,
-    warmup_cosine,
 )
 
 __all__ = ["LabsDenoising", "fit_labs"]

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+import lightning as L
 import torch
 from torch import Tensor, nn
 
 from pacx.errors import PacxError
 
-__all__ = ["LossGuard", "parameter_groups", "warmup_cosine", "warmup_cosine_schedule"]
+__all__ = ["LossGuard", "adamw_with_warmup", "parameter_groups", "warmup_cosine", "warmup_cosine_schedule"]
 
 log = logging.getLogger("pacx")
 
@@ -63,6 +64,31 @@ def warmup_cosine_schedule(
         floor=floor,
     )
     return {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier), "interval": "step"}
+
+
+def adamw_with_warmup(
+    trainer: L.Trainer,
+    network: nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    warmup_epochs: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    floor: float = 0.0,
+) -> Any:
+    """Make what `configure_optimizers` returns: AdamW over the trainable parameters, warm-up, cosine to `floor`."""
+    optimizer = torch.optim.AdamW(
+        parameter_groups(network.named_parameters(), weight_decay=weight_decay), lr=learning_rate, betas=betas
+    )
+    epochs = int(trainer.max_epochs or 1)
+    schedule = warmup_cosine_schedule(
+        optimizer,
+        epochs=epochs,
+        warmup_epochs=warmup_epochs,
+        steps_per_epoch=int(trainer.estimated_stepping_batches) // epochs,
+        floor=floor,
+    )
+    return {"optimizer": optimizer, "lr_scheduler": schedule}
 
 
 def parameter_groups(

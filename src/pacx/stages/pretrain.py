@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor
 
 from pacx import __version__
@@ -37,14 +36,13 @@ from pacx.stages.run import (
     LossGuard,
     Precision,
     Resume,
+    adamw_with_warmup,
     clip_batch_size,
     epoch_table,
     fit,
     make_trainer,
-    parameter_groups,
     resume_path,
     seed_everything,
-    warmup_cosine_schedule,
 )
 
 __all__ = ["MaskedPretraining", "pretrain"]
@@ -228,14 +226,14 @@ class MaskedPretraining(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, warm-up and cosine to zero."""
-        groups = parameter_groups(self.model.named_parameters(), weight_decay=self.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.95))
-        epochs = int(self.trainer.max_epochs or 1)
-        steps = int(self.trainer.estimated_stepping_batches) // epochs
-        schedule = warmup_cosine_schedule(
-            optimizer, epochs=epochs, warmup_epochs=self.warmup_epochs, steps_per_epoch=steps
+        return adamw_with_warmup(
+            self.trainer,
+            self.model,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_epochs=self.warmup_epochs,
+            betas=(0.9, 0.95),
         )
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def _noise(self, rows: Tensor, *, epoch: int | None) -> Tensor:
         return mask_noise(rows, self.model.encoder.config.num_patches, seed=self.seed, epoch=epoch).to(self.device)

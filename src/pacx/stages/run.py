@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 from pacx.errors import PacxError
 from pacx.runs import RunFolder
 from pacx.stages.checkpoints import Resume, SafeCheckpointIO, best_path, load_weights, resume_path
-from pacx.stages.optimisation import LossGuard, parameter_groups, warmup_cosine, warmup_cosine_schedule
+from pacx.stages.optimisation import LossGuard, adamw_with_warmup
 from pacx.stages.progress import EpochTable
 
 __all__ = [
@@ -38,18 +38,16 @@ __all__ = [
     "LossGuard",
     "Precision",
     "Resume",
+    "adamw_with_warmup",
     "best_path",
     "clip_batch_size",
     "epoch_table",
     "fit",
     "load_weights",
     "make_trainer",
-    "parameter_groups",
     "predict",
     "resume_path",
     "seed_everything",
-    "warmup_cosine",
-    "warmup_cosine_schedule",
 ]  # fmt: skip
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pacx.models.heads import SegmentationDecoder
-from pacx.stages.run import LossGuard, parameter_groups, warmup_cosine_schedule
+from pacx.stages.run import LossGuard, adamw_with_warmup
 from pacx.stages.tokens import FrozenTokens
 
 __all__ = ["MaskDecoding", "overlap_scores", "segmentation_loss"]
@@ -86,14 +86,13 @@ class MaskDecoding(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, warm-up and cosine to zero."""
-        groups = parameter_groups(self.decoder.named_parameters(), weight_decay=self.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
-        epochs = int(self.trainer.max_epochs or 1)
-        steps = int(self.trainer.estimated_stepping_batches) // epochs
-        schedule = warmup_cosine_schedule(
-            optimizer, epochs=epochs, warmup_epochs=self.warmup_epochs, steps_per_epoch=steps
+        return adamw_with_warmup(
+            self.trainer,
+            self.decoder,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_epochs=self.warmup_epochs,
         )
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def _logits(self, batch: dict[str, Tensor], flipped: Tensor, size: int) -> Float[Tensor, "B S S"]:
         logits: Tensor = self.decoder(self.tokens(batch["image"], batch["index"], flipped))

@@ -43,21 +43,33 @@ def test_tasks_are_five_of_physiology_and_three_controls():
     assert CONTROLS == ["nodule", "rib_fracture", "device"]
 
 
-def test_prevalences_are_between_10_and_35_percent(labels):
+def test_prevalences_are_between_10_and_35_percent_and_of_ecg_statements_above_3(labels):
     assert list(labels.columns) == list(TASKS)
     assert labels.isin([0.0, 1.0]).all(axis=None)
-    assert (labels.mean() > 0.10).all() and (labels.mean() < 0.35).all()
+    probed = labels[PHYSIOLOGY + CONTROLS].mean()
+    assert (probed > 0.10).all() and (probed < 0.35).all()
+    assert (labels.mean() > 0.03).all() and (labels.mean() < 0.35).all()
+
+
+def test_what_the_ecg_teacher_learns_is_none_of_the_labels_that_are_probed(labels):
+    statements = [name for name, task in TASKS.items() if task.group == "ecg"]
+    assert len(statements) == 7
+    agreement = labels.corr().loc[statements, PHYSIOLOGY]
+    assert agreement.to_numpy().max() < 0.75  # related through the patient, each with an error of its own
+    assert labels.corr().loc[statements, CONTROLS].abs().to_numpy().max() < 0.06
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_an_oracle_that_knows_the_latents_is_good_but_not_perfect(task, latents, labels):
     severities = latents[list(SEVERITIES)]
+    rhythms = pd.get_dummies(latents[["rhythm", "conduction"]]).astype(float)
     largest = severities[["lv_dilation", "lv_hypertrophy"]].max(axis=1)
-    features = np.column_stack([severities, severities**2, largest, latents[CONTROLS].astype(float)])
+    features = np.column_stack([severities, severities**2, largest, latents[CONTROLS].astype(float), rhythms])
     features = StandardScaler().fit_transform(features)
     oracle = LogisticRegression(max_iter=500).fit(features[:2500], labels[task][:2500])
     score = roc_auc_score(labels[task][2500:], oracle.predict_proba(features[2500:])[:, 1])
-    assert 0.9 < score < 0.995
+    # Of a rare statement, 1 % false calls are a good part of the positives.
+    assert (0.87 if labels[task].mean() < 0.1 else 0.9) < score < 0.995
 
 
 def test_control_labels_are_independent_of_physiology(latents, labels):
@@ -150,6 +162,16 @@ def test_an_interrupted_run_goes_on_where_it_stopped(small, tmp_path, monkeypatc
     simulate(out=out, patients=17, size=32, seed=4, workers=1)
     assert len(recorded) == len(whole), "no row twice"
     assert Store.open(out).content_hash == whole.content_hash
+
+
+def test_a_run_that_was_stopped_after_its_store_was_finished_does_the_rest(small, tmp_path):
+    simulate(out=tmp_path / "store", patients=17, size=32, seed=4, workers=1)
+    (tmp_path / "store" / "result.json").unlink()
+    (tmp_path / "store" / "latents.parquet").unlink()
+    result = simulate(out=tmp_path / "store", patients=17, size=32, seed=4, workers=1)
+    assert result["results"] == small[1]["results"]
+    assert Store.open(tmp_path / "store").content_hash == Store.open(small[0]).content_hash
+    assert (tmp_path / "store" / "latents.parquet").is_file()
 
 
 def test_rows_lose_their_ecg_and_labs_at_random_as_asked(small, tmp_path):

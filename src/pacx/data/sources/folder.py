@@ -53,6 +53,12 @@ def read(root: Path, *, options: Options) -> Manifest:
         log.info("folder: left out %d files that are not images by their names", len(files) - len(images))
     relative = [file.relative_to(root) for file in images]
     by_folder = options.patient_from == "folder"
+    if not by_folder:
+        log.warning(
+            "folder: each of the %d files counts as a patient of its own. If some show the same patient, training and "
+            "test will share patients: use --patient-from folder, or the source `table` with a patient column.",
+            len(images),
+        )
     table = pd.DataFrame(
         {
             "image_id": [path.as_posix() for path in relative],
