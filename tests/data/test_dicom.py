@@ -381,7 +381,7 @@ def test_missing_decoders_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(decoder, "_available", {})
     ds = make_dicom(EIGHT, bits=8, syntax=JPEGLSLossless, PixelData=encapsulate([b"\xff\xd8\xff\xd9"]))
     ds["PixelData"].is_undefined_length = True
-    with pytest.raises(MissingExtraError, match=r"JPEG-LS Lossless.*pip install 'pacx\[dicom\]'"):
+    with pytest.raises(MissingExtraError, match=r"JPEG-LS Lossless.*pip install '\.\[dicom\]'"):
         read_cxr(dicom_bytes(ds))
 
 
