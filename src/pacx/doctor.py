@@ -56,7 +56,7 @@ def _accelerator() -> str:
     try:
         import torch
     except ModuleNotFoundError:
-        return "unknown (torch is absent: pip install 'pacx[train]')"
+        return "unknown (torch is absent; the extra [train] brings it)"
     if torch.cuda.is_available():
         return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
     return "mps" if torch.backends.mps.is_available() else f"none; {torch.get_num_threads()} CPU threads"

@@ -6,7 +6,8 @@ Three steps, in this order, and nothing else:
 2. channels: the gray value is repeated once per channel of `mean`,
 3. normalisation: `(x - mean) / std`, with x in [0, 1].
 
-Training, evaluation, export and server use this one class, so the four cannot drift apart. NumPy and Pillow only.
+Whatever reads single pictures calls this class. Training takes the same steps on whole batches of tensors
+(`data.batches`), and a test holds the two together. NumPy and Pillow only.
 """
 
 from __future__ import annotations

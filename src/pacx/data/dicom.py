@@ -100,7 +100,7 @@ def _decode(ds: Dataset, header: DicomHeader, index: int) -> NDArray[np.integer[
         _check_length(ds, header)
     hint = ""
     if syntax in _EXTRA_SYNTAXES and "pylibjpeg" not in decoder.available_plugins:
-        hint = " by the installed decoders; pip install 'pacx[dicom]' brings more of them"
+        hint = " by the installed decoders; the extra [dicom] brings more of them"
     with refuse_damage(f"Its {syntax.name} pixels cannot be decoded{hint}"):
         # Unused bits are dropped later: done here, files with an unusual high bit would lose their pixels.
         stored, _ = decoder.as_array(ds, index=index, correct_unused_bits=False)
