@@ -30,7 +30,9 @@ LINES = sorted({line for page in PAGES for line in _console_lines(page.read_text
 def test_a_documented_command_is_one_that_pacx_takes(line: str) -> None:
     _, name, *arguments = shlex.split(line)
     function = load(name)
-    build_parser(name, function).parse_args(friendly_arguments(function, arguments))
+    parsed = build_parser(name, function).parse_args(friendly_arguments(function, arguments))
+    flags = {word[2:].partition("=")[0].replace("-", "_") for word in arguments if word.startswith("--")}
+    assert flags <= set(vars(parsed))
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -32,7 +32,10 @@ def cohort(num_patients: int = 200, images: int = 3, prevalence: float = 0.1) ->
 
 
 def test_a_good_manifest_with_unknown_labels_is_accepted() -> None:
-    validate(make_manifest())
+    manifest = make_manifest()
+    before = manifest.table.copy()
+    validate(manifest)
+    pd.testing.assert_frame_equal(manifest.table, before)  # unknown stays unknown
 
 
 @pytest.mark.parametrize(
@@ -61,7 +64,10 @@ def test_a_missing_label_column_is_named_together_with_those_that_exist() -> Non
 
 
 def test_patients_may_cross_splits_when_told_so() -> None:
-    validate(make_manifest(patient_id=["a", "a", "a", "c"]), allow_patient_overlap=True)
+    manifest = make_manifest(patient_id=["a", "a", "a", "c"])
+    with pytest.raises(PacxError):
+        validate(manifest)
+    validate(manifest, allow_patient_overlap=True)
 
 
 def test_an_empty_table_is_refused() -> None:
