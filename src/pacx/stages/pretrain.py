@@ -20,9 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-from torch import Tensor
-
 from pacx import __version__
 from pacx.data.batches import Augment, StoreDataset, make_loader
 from pacx.data.store import Store
@@ -31,12 +28,11 @@ from pacx.models.config import EncoderConfig, EncoderSize
 from pacx.models.encoder import Encoder, save_encoder
 from pacx.models.mae import MaskedAutoencoder
 from pacx.runs import RunFolder, open_run
+from pacx.stages.masked_pretraining import MaskedPretraining
 from pacx.stages.reconstruct import draw_reconstructions, fixed_images, mask_noise, save_autoencoder
 from pacx.stages.run import (
-    LossGuard,
     Precision,
     Resume,
-    adamw_with_warmup,
     clip_batch_size,
     epoch_table,
     fit,
@@ -45,7 +41,7 @@ from pacx.stages.run import (
     seed_everything,
 )
 
-__all__ = ["MaskedPretraining", "pretrain"]
+__all__ = ["pretrain"]
 
 
 def pretrain(
@@ -172,71 +168,6 @@ def pretrain(
                 "image_size": preprocess.image_size,
             }
         )
-
-
-class MaskedPretraining(L.LightningModule):
-    """One step of masked autoencoding.
-
-    Args:
-        model: the masked autoencoder.
-        image_ids: the store's ids by row, to name images whose loss is not finite.
-        learning_rate: peak learning rate.
-        weight_decay: decay of matrices.
-        warmup_epochs: linear warm-up, in epochs.
-        seed: seed of the masks.
-    """
-
-    def __init__(
-        self,
-        model: MaskedAutoencoder,
-        *,
-        image_ids: list[str],
-        learning_rate: float,
-        weight_decay: float,
-        warmup_epochs: float,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.guard = LossGuard(image_ids)
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.warmup_epochs = warmup_epochs
-        self.seed = seed
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
-        """Hide patches anew in every epoch; return the loss, or None to skip a step whose loss is not finite."""
-        output = self.model(batch["image"], self._noise(batch["index"], epoch=self.current_epoch))
-        if not self.guard.accepts(output.loss, batch["index"]):
-            return None
-        size = len(batch["index"])
-        self.log("train_loss", output.loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
-        visible = (1 - output.mask.float()).sum(dim=1).mean()
-        self.log("visible_tokens", visible, on_step=False, on_epoch=True, batch_size=size)
-        self.log(
-            "skipped_steps", float(self.guard.skipped), on_step=False, on_epoch=True, reduce_fx="max", batch_size=size
-        )
-        loss: Tensor = output.loss
-        return loss
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Measure the loss with the masks that never change."""
-        output = self.model(batch["image"], self._noise(batch["index"], epoch=None))
-        self.log("val_loss", output.loss, batch_size=len(batch["index"]), sync_dist=True)
-
-    def configure_optimizers(self) -> Any:
-        """AdamW, warm-up and cosine to zero."""
-        return adamw_with_warmup(
-            self.trainer,
-            self.model,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            warmup_epochs=self.warmup_epochs,
-            betas=(0.9, 0.95),
-        )
-
-    def _noise(self, rows: Tensor, *, epoch: int | None) -> Tensor:
-        return mask_noise(rows, self.model.encoder.config.num_patches, seed=self.seed, epoch=epoch).to(self.device)
 
 
 def _provenance(store: Store, *, mask_ratio: float, epochs: int) -> dict[str, Any]:
