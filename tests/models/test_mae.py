@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -28,9 +30,9 @@ def images(size: int = 32, channels: int = 1) -> Tensor:
 
 
 def seen_tokens(model: MaskedAutoencoder, batch: Tensor) -> int:
-    """Count the tokens that enter the encoder's first block."""
+    """Count the tokens that leave the encoder's last block."""
     counts: list[int] = []
-    hook = model.encoder.vit.blocks[0].register_forward_pre_hook(lambda _, inputs: counts.append(inputs[0].shape[1]))
+    hook = model.encoder.vit.norm.register_forward_pre_hook(lambda _, inputs: counts.append(inputs[0].shape[1]))
     model(batch)
     hook.remove()
     return counts[0]
@@ -167,3 +169,65 @@ def test_the_decoder_of_the_paper_has_its_parameters() -> None:
 def test_numbers_that_do_not_fit_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(PacxError, match=message):
         autoencoder(**options)  # type: ignore[arg-type]
+
+
+# --- the cross decoder ---
+
+
+def cross(**changes: Any) -> MaskedAutoencoder:
+    return autoencoder(decoder="cross", **changes)
+
+
+def test_a_cross_decoder_predicts_the_chosen_share_of_the_hidden_patches_in_training_and_all_in_evaluation() -> None:
+    model, batch = cross(predict_share=0.25), images()
+    hidden = round(model(batch).mask[0].sum().item())
+    assert model.train()(batch).predicted.sum(dim=1).tolist() == [round(hidden * 0.25)] * len(batch)
+    output = model.eval()(batch)
+    assert torch.equal(output.predicted, output.mask)
+
+
+def test_what_a_cross_decoder_predicts_was_hidden_and_its_loss_looks_there_alone() -> None:
+    model, batch = cross().train(), images()
+    output = model(batch)
+    assert ((output.predicted == 1) <= (output.mask == 1)).all()
+    error = (output.prediction - patchify(batch, model.encoder.config.patch_size)) ** 2
+    looked_at = output.predicted.bool()
+    torch.testing.assert_close(output.loss, error[looked_at].mean())
+    assert (output.prediction[~looked_at] == 0).all()
+
+
+def test_a_cross_decoder_predicts_each_patch_by_itself() -> None:
+    model, batch = cross().eval(), images()
+    noise = torch.rand(len(batch), model.encoder.config.num_patches)
+    few, every = model._complete(batch, noise, share=0.3), model._complete(batch, noise, share=1.0)
+    chosen = few.predicted.bool()
+    torch.testing.assert_close(few.prediction[chosen], every.prediction[chosen], rtol=1e-5, atol=1e-5)
+
+
+def test_a_cross_decoder_learns_from_every_part_of_the_network() -> None:
+    model = cross().train()
+    model(images()).loss.backward()
+    idle = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert idle == []
+
+
+def test_reconstruction_fills_in_every_hidden_patch_even_in_training_mode() -> None:
+    model, batch = cross().train(), images()
+    noise = torch.rand(len(batch), model.encoder.config.num_patches)
+    torch.testing.assert_close(model.reconstruct(batch, noise), model.eval().reconstruct(batch, noise))
+
+
+def test_the_published_depths_are_the_defaults_of_the_two_decoders() -> None:
+    assert (len(autoencoder(decoder_depth=None).decoder_blocks), len(cross(decoder_depth=None).decoder_blocks)) == (
+        8,
+        12,
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"decoder": "both"}, "standard, cross"), ({"decoder": "cross", "predict_share": 0}, "above 0")],
+)
+def test_a_decoder_that_does_not_exist_is_refused(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(PacxError, match=words):
+        autoencoder(**wrong)
