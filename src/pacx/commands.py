@@ -53,6 +53,7 @@ COMMANDS: dict[str, Command] = {
         "pacx.stages.reconstruct:reconstruct", "show what a masked autoencoder fills in", "judge", "train"
     ),
     "report": Command("pacx.evaluation.report:report", "one HTML page from any number of runs", "judge", "train"),
+    "convert": Command("pacx.stages.convert:convert", "foreign weights in, our weights out", "use", "train"),
     "run": Command("pacx.recipe:run", "run a recipe: a chain of commands in one YAML", "tie together"),
     "demo": Command("pacx.recipe:demo", "the whole method on the simulated cohort", "tie together"),
     "doctor": Command("pacx.doctor:doctor", "what is installed, and what this machine can do", "tie together"),

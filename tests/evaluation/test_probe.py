@@ -4,6 +4,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import timm
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -12,6 +14,7 @@ from pacx.errors import PacxError
 from pacx.evaluation.features import extract
 from pacx.evaluation.linear import STRENGTHS
 from pacx.evaluation.probe import probe
+from pacx.models.encoder import load_encoder, weights_hash
 from pacx.statistics import auroc_draws, bootstrap_auroc, resample_patients
 
 
@@ -161,6 +164,18 @@ def test_result_is_strict_json_and_names_its_inputs(store, run):
     assert json.loads((out / "result.json").read_text()) == result
     assert result["inputs"]["store"]["hash"] == store.content_hash
     assert result["results"]["encoder_name"] == "tiny-run"
+
+
+def test_foreign_weights_are_probed_like_ours(store, tmp_path):
+    shape = {"img_size": 16, "patch_size": 4, "embed_dim": 64, "depth": 1, "num_heads": 1}
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=2, **shape)
+    torch.save({"state_dict": vit.state_dict()}, tmp_path / "rival.pth")
+    rival, out = str(tmp_path / "rival.pth"), tmp_path / "run"
+    result = probe(store=store.path, encoder=rival, out=out, tasks=["side"], fractions=[1.0], draws=10)
+    assert result["results"]["encoder_name"] == "rival"
+    assert result["inputs"]["encoder"]["hash"] == weights_hash(load_encoder(rival))
+    assert result["results"]["summary"][0]["value"] > 0.6
 
 
 def test_unknown_task_lists_the_known_and_leaves_nothing_behind(store, encoder_folder, tmp_path):

@@ -70,7 +70,8 @@ def align(
 
     Args:
         store: a store with images.
-        encoder: an encoder folder, or random:FOLDER[:SEED] for the same architecture with fresh weights.
+        encoder: an encoder folder, random:FOLDER[:SEED] for the same architecture with fresh weights, or any foreign
+            weights that `pacx convert` takes.
         banks: teacher banks made from this store; each is measured by itself.
         out: the run folder to make.
         shuffle_teachers: deal the banks' rows out anew first, so that the main numbers are the negative control too.

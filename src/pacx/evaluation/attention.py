@@ -71,7 +71,8 @@ def explain(
 
     Args:
         store: a store with images; masks make the attention measurable.
-        encoder: an encoder folder, or random:FOLDER[:SEED] for the same architecture with fresh weights.
+        encoder: an encoder folder, random:FOLDER[:SEED] for the same architecture with fresh weights, or any foreign
+            weights that `pacx convert` takes.
         out: the run folder to make.
         split: which images: train, val or test.
         num_images: how many images are measured; the same ones for every encoder on this store.

@@ -52,11 +52,20 @@ def open_encoder(source: str | Path) -> Encoder:
 
 
 def encoder_name(source: str | Path) -> str:
-    """Return a short name for a report: the run's for RUN/encoder, "random" for fresh weights."""
+    """Return a short name for a report.
+
+    The run's for RUN/encoder, "random" for fresh weights, NAME for timm:NAME and hf-hub:OWNER/NAME, a file's without
+    its suffix.
+    """
     if str(source).startswith("random:"):
         return "random"
-    folder = Path(source).absolute()
-    return folder.parent.name if folder.name == "encoder" else folder.name
+    for prefix in ("timm:", "hf-hub:"):
+        if str(source).startswith(prefix):
+            return str(source).removeprefix(prefix).rpartition("/")[2]
+    path = Path(source).absolute()
+    if path.is_file():
+        return path.stem
+    return path.parent.name if path.name == "encoder" else path.name
 
 
 def feature_cache(out: Path) -> Path:

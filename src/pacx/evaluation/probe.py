@@ -59,7 +59,8 @@ def probe(
 
     Args:
         store: a store with images and tasks.
-        encoder: an encoder folder, or random:FOLDER[:SEED] for the same architecture with fresh weights.
+        encoder: an encoder folder, random:FOLDER[:SEED] for the same architecture with fresh weights, or any foreign
+            weights that `pacx convert` takes.
         out: the run folder to make.
         tasks: names of the tasks; all tasks of the store if not given.
         fractions: shares of the training labels; 0.01, 0.1 and 1 if not given.

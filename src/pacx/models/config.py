@@ -7,7 +7,7 @@ Sizes are those of Dosovitskiy et al. 2021 (arXiv 2010.11929, Table 1: base, lar
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from pacx.errors import PacxError
@@ -98,6 +98,10 @@ class EncoderConfig:
     def num_patches(self) -> int:
         """Patches in an image."""
         return self.grid**2
+
+    def noting(self, change: str) -> EncoderConfig:
+        """Return the same configuration with a change to the weights noted in the provenance."""
+        return replace(self, provenance={**self.provenance, "changed": [*self.provenance.get("changed", []), change]})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `config.json`."""

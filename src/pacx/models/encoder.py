@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,8 @@ from torch import Tensor, nn
 
 from pacx.errors import PacxError
 from pacx.models.config import EncoderConfig, EncoderSize
-from pacx.models.weights import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    load_weights,
-    new_folder,
-    read_config,
-    save_weights,
-    weights_hash,
-)
+from pacx.models.weights import CONFIG_FILE, WEIGHTS_FILE, new_folder, save_weights, weights_hash
+from pacx.preprocess import Geometry
 from pacx.runs import write_json
 
 __all__ = [
@@ -49,8 +41,6 @@ __all__ = [
     "sincos_positions",
     "weights_hash",
 ]
-
-RANDOM = "random:"
 
 
 def sincos_positions(width: int, grid: int) -> Float[Tensor, "1+N D"]:
@@ -206,26 +196,56 @@ def save_encoder(encoder: Encoder, folder: Path) -> Path:
     return folder
 
 
-def load_encoder(source: str | Path) -> Encoder:
+def load_encoder(
+    source: str | Path,
+    *,
+    image_size: int | None = None,
+    fold: bool = False,
+    eps: float | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    geometry: Geometry | None = None,
+    heads: int | None = None,
+    lora_alpha: float | None = None,
+) -> Encoder:
     """Load an encoder, in evaluation mode, on the CPU.
 
+    The format is told from the content. Every tensor of the encoder must be there and nothing else may be, but for
+    decoders and heads, which are dropped. What was read, dropped and assumed is in `encoder.config.provenance`.
+
     Args:
-        source: the folder of a saved encoder; or `random:FOLDER[:SEED]`, the same architecture and preprocessing
-            with fresh weights, which is the baseline that says what training brought.
+        source: an encoder folder of pacx; a file of weights (safetensors or PyTorch) with the names of timm, MAE,
+            Hugging Face's ViT or ViTMAE, or the authors' MAE and PaCX checkpoints; a folder of Hugging Face or timm;
+            `timm:NAME` or `hf-hub:OWNER/NAME`, which may be downloaded; or `random:FOLDER[:SEED]`, the same
+            architecture and preprocessing with fresh weights, the baseline that says what training brought.
+        image_size: edge of the images, if other than the network was trained on; positions are computed or resampled.
+        fold: turn a network with several input channels into one for gray images, with the same embeddings.
+        eps: LayerNorm epsilon, in place of what the source says or its format takes for granted.
+        mean: pixel mean per channel of the source, likewise, on the [0, 1] scale.
+        std: standard deviation per channel, likewise.
+        geometry: how a rectangle becomes a square, likewise.
+        heads: attention heads, likewise; width / 64 if nothing says.
+        lora_alpha: LoRA's numerator, if the source holds adapters and does not say.
 
     Raises:
-        PacxError: not an encoder, or its weights do not fit its configuration key by key.
+        PacxError: not an encoder, or one that ours cannot represent; weights that are missing or left over; a pickle
+            that wants to run code; a name that cannot be fetched.
     """
-    text = str(source)
-    if text.startswith(RANDOM):
-        folder, seed = _split_seed(text.removeprefix(RANDOM))
-        return _fresh_encoder(_read(folder), seed).eval()
-    folder = Path(source)
-    config = _read(folder)
-    with torch.device("meta"):  # the weights come from the file; nothing is drawn first
-        encoder = Encoder(config)
-    load_weights(encoder.vit, folder / WEIGHTS_FILE)
-    return encoder.eval()
+    # Reading foreign files makes encoders, so it builds on this module.
+    from pacx.models.formats.network import Overrides
+    from pacx.models.formats.source import read_encoder
+
+    overrides = Overrides(
+        image_size=image_size,
+        fold=fold,
+        eps=eps,
+        mean=None if mean is None else tuple(mean),
+        std=None if std is None else tuple(std),
+        geometry=geometry,
+        heads=heads,
+        lora_alpha=lora_alpha,
+    )
+    return read_encoder(str(source), overrides)
 
 
 @contextmanager
@@ -243,30 +263,6 @@ def _recorded_map(attention: Any) -> Iterator[list[Tensor]]:
     finally:
         attention.fused_attn = fused
         hook.remove()
-
-
-def _fresh_encoder(config: EncoderConfig, seed: int) -> Encoder:
-    with torch.random.fork_rng(devices=[]):  # the caller's random stream goes on as if nothing had been drawn
-        torch.manual_seed(seed)
-        encoder = Encoder(config)
-    encoder.config = replace(config, provenance={"weights": f"random, seed {seed}"})
-    return encoder
-
-
-def _split_seed(text: str) -> tuple[Path, int]:
-    folder, colon, seed = text.rpartition(":")
-    return (Path(folder), int(seed)) if colon and seed.isdecimal() else (Path(text), 0)
-
-
-def _read(folder: Path) -> EncoderConfig:
-    if (folder / CONFIG_FILE).is_file():
-        return EncoderConfig.from_dict(read_config(folder))
-    inside = folder / "encoder"
-    hint = f" Did you mean {inside}?" if (inside / CONFIG_FILE).is_file() else ""
-    raise PacxError(
-        f"{folder} is not an encoder folder: it has no {CONFIG_FILE}.{hint} Accepted: a folder with {CONFIG_FILE} "
-        f"and {WEIGHTS_FILE}, as pacx writes it, or {RANDOM}FOLDER[:SEED] for fresh weights of the same architecture."
-    )
 
 
 def _as_list(images: Sequence[NDArray[Any]] | NDArray[Any]) -> list[NDArray[Any]]:

@@ -2,8 +2,9 @@
 
 * A model folder is `config.json` + `model.safetensors`; safetensors holds arrays only, so a file cannot run code.
 * A folder is filled under a temporary name and then renamed: a reader never sees a part of it.
-* A weight that is missing, left over or of another shape is an error that names it. A partly loaded network gives
-  plausible and wrong numbers, which is worse than none.
+* A weight that is missing, left over or of another shape is an error that names it (`audit`). A partly loaded network
+  gives plausible and wrong numbers, which is worse than none.
+* Files of other projects come in through `pacx.models.formats`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,10 @@ from pacx.errors import PacxError
 __all__ = [
     "CONFIG_FILE",
     "WEIGHTS_FILE",
+    "audit",
+    "fill",
     "load_weights",
+    "name_some",
     "new_folder",
     "read_config",
     "save_tensors",
@@ -95,23 +99,35 @@ def load_weights(module: nn.Module, path: Path) -> None:
         found = load_file(path)
     except SafetensorError as error:
         raise PacxError(f"{path} is no readable safetensors file ({error}). Copy or save it again.") from error
-    _audit(found, module.state_dict(), path)
-    # Half-precision files are computed with in float32; counters, as BatchNorm has them, stay whole numbers.
-    found = {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
-    module.load_state_dict(found, strict=True, assign=True)
+    audit(
+        found,
+        module.state_dict(),
+        what=f"The weights in {path} do not fit the architecture in its {CONFIG_FILE}",
+        advice="Use the configuration that was saved with these weights.",
+    )
+    fill(module, found)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read the `config.json` of a model folder.
+def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Make audited tensors the weights of a module, which may be on the meta device; the tensors are used, not copied.
+
+    Half-precision files are computed with in float32; counters, as BatchNorm has them, stay whole numbers.
+    """
+    values = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    module.load_state_dict(values, strict=True, assign=True)
+
+
+def read_config(folder: Path, *, name: str = CONFIG_FILE) -> dict[str, Any]:
+    """Read the `config.json`, or another JSON object, of a model folder.
 
     Raises:
         PacxError: it is absent or not a JSON object.
     """
-    path = Path(folder) / CONFIG_FILE
+    path = Path(folder) / name
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise PacxError(f"{path} does not exist. A model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}.") from error
+        raise PacxError(f"{path} does not exist. A model folder holds {name} and {WEIGHTS_FILE}.") from error
     except (OSError, ValueError) as error:
         raise PacxError(f"{path} cannot be read as JSON ({error}). Copy or save the model folder again.") from error
     if not isinstance(content, dict):
@@ -132,15 +148,26 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _audit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+def audit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, what: str, advice: str) -> None:
+    """Compare names and shapes of tensors with those that a network has.
+
+    Args:
+        found: what is there.
+        expected: what the network needs; tensors on the meta device will do.
+        what: first words of the message, without a full stop.
+        advice: its last words.
+
+    Raises:
+        PacxError: a tensor is missing, left over or of another shape; they are listed.
+    """
     shapes = [
         f"{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
         for name in expected
         if name in found and found[name].shape != expected[name].shape
     ]
     complaints = [
-        f"{len(names)} {what}: {_some(names)}"
-        for what, names in (
+        f"{len(names)} {fault}: {name_some(names)}"
+        for fault, names in (
             ("missing", [name for name in expected if name not in found]),
             ("unexpected", [name for name in found if name not in expected]),
             ("of another shape", shapes),
@@ -148,13 +175,11 @@ def _audit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Pa
         if names
     ]
     if complaints:
-        raise PacxError(
-            f"The weights in {path} do not fit the architecture in its {CONFIG_FILE}. {'; '.join(complaints)}. "
-            "Nothing was loaded. Use the configuration that was saved with these weights."
-        )
+        raise PacxError(f"{what}. {'; '.join(complaints)}. Nothing was loaded. {advice}")
 
 
-def _some(names: list[str]) -> str:
+def name_some(names: Sequence[str]) -> str:
+    """List names, cut with their number when there are many."""
     shown = ", ".join(names[:NAMES_SHOWN])
     return shown if len(names) <= NAMES_SHOWN else f"{shown}, and {len(names) - NAMES_SHOWN} more"
 
