@@ -68,6 +68,23 @@ def test_what_the_user_can_mend_is_one_paragraph(
     assert "Traceback" not in message
 
 
+def test_other_processes_of_a_training_say_who_they_are_and_nothing_of_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        """Fail."""
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load", lambda _: fail)
+    assert cli.main(["doctor"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "3")
+    assert cli.main(["doctor"]) == 130
+    assert capsys.readouterr().err == ""
+    assert cli.main(["pretrian"]) == 2
+    assert "pacx pretrian (process 3): error: There is no command" in capsys.readouterr().err
+
+
 def test_a_bug_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         """Fail."""

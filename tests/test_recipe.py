@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -76,6 +77,36 @@ def test_a_chain_runs_in_order_and_a_second_run_does_nothing(tmp_path: Path) -> 
     assert read_result(tmp_path / "out" / "b")["results"] == {"text": "two"}
     run(path, out=tmp_path / "out")
     assert CALLS == ["a", "b", "c", "end"]
+
+
+def test_a_process_that_a_step_started_runs_that_step_and_leaves_the_ledger_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recipe(tmp_path, CHAIN)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("PACX_STEP", "b")
+    run(path, out=tmp_path / "out")
+    assert CALLS == ["b"]
+    assert not (tmp_path / "out" / "steps.json").exists()
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_recipe_is_not_run_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str) -> None:
+    path = recipe(tmp_path, CHAIN)
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(PacxError, match="run by one process"):
+        run(path, out=tmp_path / "out")
+    assert CALLS == []
+
+
+def test_a_step_tells_its_name_to_the_processes_that_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("pacx.recipe.load", lambda _: lambda **_: seen.append(os.environ.get("PACX_STEP")))
+    monkeypatch.setattr("pacx.recipe.check_arguments", lambda _, __, arguments: arguments)
+    run(recipe(tmp_path, "  a: {command: note}\n  b: {command: note}\n"), out=tmp_path / "out")
+    assert seen == ["a", "b"]
+    assert "PACX_STEP" not in os.environ
 
 
 def test_a_changed_step_runs_again_with_just_what_reads_it(tmp_path: Path) -> None:
@@ -198,6 +229,19 @@ def test_a_dry_run_prints_the_plan_and_runs_nothing(tmp_path: Path, capsys: pyte
     assert CALLS == []
 
 
+def test_a_dry_run_shows_what_is_given_and_what_is_not_there_yet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = recipe(tmp_path, '  a: {command: note, source: "{root:data}/x", text: hello}\n', "roots: {data: nowhere}")
+    run(path, out=tmp_path / "out", dry_run=True)
+    said = capsys.readouterr().out
+    assert "reads nowhere/x  (NOT THERE: say where with --root NAME=PATH)" in said
+    assert "source=nowhere/x text=hello" in said
+    assert "overwrite" not in said  # a default
+    with pytest.raises(PacxError, match="which is not there"):
+        run(path, out=tmp_path / "out")
+
+
 def test_skipped_steps_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = recipe(tmp_path, CHAIN)
     run(path, out=tmp_path / "out")
@@ -208,5 +252,16 @@ def test_skipped_steps_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture
 
 
 def test_an_unknown_recipe_name_says_what_ships(tmp_path: Path) -> None:
-    with pytest.raises(PacxError, match="There is no recipe nought"):
+    with pytest.raises(
+        PacxError, match=r"There is no recipe nought.*demo.*open-sample, paper/pretrain, reference/pretrain, studies/"
+    ):
         run(Path("nought"), out=tmp_path)
+
+
+def test_recipes_in_subfolders_have_outputs_of_their_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("paper/pretrain", "reference/pretrain"):
+        run(Path(name), dry_run=True)
+        assert f"output: runs/{name}\n" in capsys.readouterr().out

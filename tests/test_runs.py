@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +61,67 @@ def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path: Path) -> None:
         ):
             pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_folder_that_another_process_writes_is_left_alone(tmp_path: Path) -> None:
+    hold = (
+        "import sys; from pathlib import Path; from pacx.runs import open_run\n"
+        "with open_run(Path(sys.argv[1]), command='x', config={'a': 1}): print('open', flush=True); sys.stdin.read()"
+    )
+    out = tmp_path / "run"
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "open\n"
+    config = (out / "config.yaml").read_text(encoding="utf-8")
+    with (
+        pytest.raises(PacxError, match=f"is being written by process {other.pid}"),
+        open_run(out, command="x", config={"a": 2}, overwrite=True),
+    ):
+        pass
+    assert (out / "config.yaml").read_text(encoding="utf-8") == config
+    other.kill()  # no chance to tidy up
+    other.communicate()
+    with open_run(out, command="x", config={"a": 2}) as run:
+        run.finish({})
+
+
+def test_a_run_that_was_killed_before_it_wrote_anything_may_be_opened(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("process 1 on earth", encoding="utf-8")
+    with open_run(tmp_path, command="x", config={}) as run:
+        run.finish({})
+
+
+@pytest.mark.parametrize(
+    ("config", "joint"),
+    [
+        ({"devices": "2"}, True),
+        ({"devices": "auto"}, True),
+        ({"devices": "1", "num_nodes": 2}, True),
+        ({"devices": "1", "num_nodes": 1}, False),
+        ({"devices": 1}, False),
+        ({"seed": 1}, False),  # a command that several processes cannot share
+    ],
+)
+def test_of_several_processes_that_train_together_one_writes(
+    config: dict[str, object], joint: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = logging.getLogger("pacx")
+    monkeypatch.setenv("RANK", "1")
+    out = tmp_path / "run"
+    with open_run(out, command="x", config=config) as run:
+        assert run.first == (not joint)
+        assert out.exists() == (not joint)
+        assert log.isEnabledFor(logging.WARNING) == (not joint)
+    monkeypatch.setenv("RANK", "0")
+    with open_run(out, command="x", config=config) as run:
+        assert run.first
+        run.finish({})
+    monkeypatch.setenv("RANK", "1")
+    if joint:  # it does not mind what is there
+        with open_run(out, command="x", config=config) as run:
+            assert run.path == out
 
 
 def test_reading_an_unfinished_or_foreign_run_is_a_clear_error(tmp_path: Path) -> None:

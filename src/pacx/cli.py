@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pacx import __version__
 from pacx.commands import COMMANDS, build_parser, find, friendly_arguments, load
 from pacx.errors import PacxError
+from pacx.ranks import is_first, rank
 
 __all__ = ["main"]
 
@@ -25,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0 done, 2 the input cannot be used, 130 interrupted. Bugs of ours keep their traceback.
+        The exit code: 0 done, 2 the input cannot be used, 130 interrupted. Bugs of ours keep their traceback. A
+        training that was told to stop (SIGTERM) ends with SystemExit 143.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
@@ -48,7 +50,8 @@ def _guarded(name: str, arguments: list[str]) -> int:
     except PacxError as error:
         return _fail(name, str(error))
     except KeyboardInterrupt:
-        print(f"\npacx {name}: interrupted. Run the same command again to go on.", file=sys.stderr)
+        if is_first():  # Ctrl-C reaches all processes of a joint training
+            print(f"\npacx {name}: interrupted. Run the same command again to go on.", file=sys.stderr)
         return 130
     except OSError as error:
         if error.errno not in _OWNERS_TO_MEND:
@@ -85,7 +88,8 @@ def _call(name: str, arguments: list[str]) -> int:
 
 
 def _fail(name: str, message: str) -> int:
-    print(textwrap.fill(f"pacx {name}: error: {message}", width=100, break_long_words=False), file=sys.stderr)
+    who = f"pacx {name}" if is_first() else f"pacx {name} (process {rank()})"
+    print(textwrap.fill(f"{who}: error: {message}", width=100, break_long_words=False), file=sys.stderr)
     return 2
 
 

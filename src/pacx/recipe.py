@@ -14,6 +14,9 @@ A step's output folder is `OUT/<step>`; `{step}` stands for it in later steps, `
 A step is skipped when it has finished with the same fingerprint: the hash of its command, its arguments with all
 defaults, the fingerprints of the steps that it reads and the state of the files outside that it reads. Changing one
 step therefore runs again just what depends on it.
+
+A recipe is run by one process. A step that trains on several devices starts the others itself; they read the recipe
+again, run that step and nothing else.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ import hashlib
 import inspect
 import json
 import logging
+import os
 import re
 import shutil
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +41,7 @@ import yaml
 from pacx import __version__
 from pacx.commands import check_arguments, load
 from pacx.errors import PacxError
+from pacx.ranks import is_first, num_started
 from pacx.runs import plain, write_json
 
 __all__ = ["Recipe", "Step", "demo", "read_recipe", "run"]
@@ -56,6 +62,8 @@ class Step:
     """names of the earlier steps that it refers to"""
     outside: tuple[Path, ...] = ()
     """files and folders outside the run that it reads"""
+    given: tuple[str, ...] = ()
+    """the arguments that the recipe names; the others are defaults"""
 
 
 @dataclass(frozen=True)
@@ -83,8 +91,8 @@ def run(
         pacx run recipes/open-sample.yaml --root data=../shared/data --out runs/open-sample
 
     Args:
-        recipe: the YAML file, or the name of one that ships with pacx (`demo`).
-        out: folder for the steps' outputs; `runs/<recipe name>` unless given.
+        recipe: the YAML file, or the name of one that ships with pacx (`demo`, `paper/pretrain`).
+        out: folder for the steps' outputs; `runs/<recipe name>` unless given, such as runs/paper/pretrain.
         root: folders outside that the recipe asks for, as NAME=PATH.
         redo: steps to run again although they are done, with all that read them.
         dry_run: print the plan, run nothing.
@@ -93,8 +101,8 @@ def run(
         PacxError: the recipe is ill-formed, refers to something absent, or a step cannot use its input.
     """
     path = _locate(recipe)
-    out = Path("runs") / path.stem if out is None else Path(out)
-    plan = read_recipe(path, out=out, roots=_parse_roots(root or []))
+    out = Path("runs") / _name(path) if out is None else Path(out)
+    plan = read_recipe(path, out=out, roots=_parse_roots(root or []), planned_only=dry_run)
     _check_names(redo or [], plan)
     if dry_run:
         print(_describe(plan))
@@ -117,8 +125,14 @@ def demo(*, out: Path = Path("runs/demo"), redo: list[str] | None = None) -> dic
     return run(Path("demo"), out=out, redo=redo)
 
 
-def read_recipe(path: Path, *, out: Path, roots: Mapping[str, Path]) -> Recipe:
+def read_recipe(path: Path, *, out: Path, roots: Mapping[str, Path], planned_only: bool = False) -> Recipe:
     """Read a recipe and check every step before anything runs.
+
+    Args:
+        path: the YAML file.
+        out: folder for the steps' outputs.
+        roots: folders outside, by name; the recipe's defaults stand for those that are not given.
+        planned_only: accept that folders outside are not there yet.
 
     Raises:
         PacxError: not YAML, unknown keys, commands, arguments or references, or a root that is not there.
@@ -132,7 +146,7 @@ def read_recipe(path: Path, *, out: Path, roots: Mapping[str, Path]) -> Recipe:
     known: dict[str, str] = {}
     steps = []
     for name, body in content["steps"].items():
-        step = _read_step(str(name), body, out=out, roots=places, earlier=known)
+        step = _read_step(str(name), body, out=out, roots=places, earlier=known, planned_only=planned_only)
         steps.append(step)
         known[step.name] = str(out / step.name)
     return Recipe(str(content.get("title", path.stem)), out, tuple(steps))
@@ -151,12 +165,20 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_step(name: str, body: object, *, out: Path, roots: Mapping[str, Path], earlier: Mapping[str, str]) -> Step:
+def _read_step(
+    name: str,
+    body: object,
+    *,
+    out: Path,
+    roots: Mapping[str, Path],
+    earlier: Mapping[str, str],
+    planned_only: bool,
+) -> Step:
     if not _NAME.fullmatch(name):
         raise PacxError(f"Step name {name!r} cannot be a folder name: use a-z, 0-9, '.', '_' and '-'.")
     if not isinstance(body, dict) or "command" not in body:
         raise PacxError(f"Step {name!r} names no command. Write it as `{name}: {{command: pretrain, ...}}`.")
-    resolver = _Resolver(name, roots=roots, earlier=earlier)
+    resolver = _Resolver(name, roots=roots, earlier=earlier, planned_only=planned_only)
     arguments = {key.replace("-", "_"): resolver(item) for key, item in body.items() if key != "command"}
     command = str(body["command"])
     if command in {"run", "demo"} or "out" in arguments:
@@ -168,14 +190,16 @@ def _read_step(name: str, body: object, *, out: Path, roots: Mapping[str, Path],
         checked = check_arguments(command, function, {**arguments, "out": str(out / name)})
     except PacxError as error:
         raise PacxError(f"Step {name!r}: {error}") from error
-    return Step(name, command, checked, tuple(dict.fromkeys(resolver.reads)), tuple(resolver.outside))
+    return Step(
+        name, command, checked, tuple(dict.fromkeys(resolver.reads)), tuple(resolver.outside), given=tuple(arguments)
+    )
 
 
 class _Resolver:
     """Replaces `{...}` in a step's arguments and remembers what was referred to."""
 
-    def __init__(self, step: str, *, roots: Mapping[str, Path], earlier: Mapping[str, str]) -> None:
-        self.step, self.roots, self.earlier = step, roots, earlier
+    def __init__(self, step: str, *, roots: Mapping[str, Path], earlier: Mapping[str, str], planned_only: bool) -> None:
+        self.step, self.roots, self.earlier, self.planned_only = step, roots, earlier, planned_only
         self.reads: list[str] = []
         self.outside: list[Path] = []
 
@@ -210,14 +234,33 @@ class _Resolver:
         return self.earlier[name]
 
     def _note_outside(self, path: Path) -> None:
-        if not path.exists():
+        if not path.exists() and not self.planned_only:
             raise PacxError(
                 f"Step {self.step!r} reads {path}, which is not there. Say where it is with --root NAME=PATH."
             )
         self.outside.append(path)
 
 
+_UNDER_WAY = "PACX_STEP"
+"""the environment variable by which a process that a step starts knows the step"""
+
+
+def _join_step(plan: Recipe) -> dict[str, Any]:
+    """Be one of the other processes of a step; training ends this process."""
+    step = next((step for step in plan.steps if step.name == os.environ.get(_UNDER_WAY)), None)
+    if step is None:
+        raise PacxError(
+            "A recipe is run by one process, which starts those that a step on several devices needs. Start it without "
+            "torchrun or srun. To train on several computers, run that step by itself (`pacx pretrain ...`) and have "
+            "the recipe read its folder as a root."
+        )
+    _call(step)
+    return {"steps": [step.name]}
+
+
 def _run_steps(plan: Recipe, *, redo: frozenset[str]) -> dict[str, Any]:
+    if not is_first() or num_started() > 1:
+        return _join_step(plan)
     if plan.out.exists() and not plan.out.is_dir():
         raise PacxError(f"{plan.out} is a file. --out needs a folder, which is made if it is not there.")
     plan.out.mkdir(parents=True, exist_ok=True)
@@ -250,10 +293,13 @@ def _call(step: Step) -> None:
     parameters = inspect.signature(function).parameters
     positional = [key for key in parameters if parameters[key].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     named = {key: item for key, item in step.arguments.items() if key not in positional}
+    os.environ[_UNDER_WAY] = step.name
     try:
         function(*(step.arguments[key] for key in positional), **named)
     except PacxError as error:
         raise PacxError(f"Step {step.name!r} ({step.command}): {error}") from error
+    finally:
+        os.environ.pop(_UNDER_WAY, None)
 
 
 class _Ledger:
@@ -285,7 +331,7 @@ def _fingerprint(step: Step, prints: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-_NO_EFFECT = frozenset({"workers", "overwrite", "resume"})
+_NO_EFFECT = frozenset({"workers", "overwrite", "resume", "keep_checkpoints", "checkpoint_minutes"})
 """arguments that change speed or handling, never results"""
 
 
@@ -305,10 +351,22 @@ def _locate(recipe: Path) -> Path:
         return Path(recipe)
     name = f"{recipe}.yaml" if Path(recipe).suffix != ".yaml" else str(recipe)
     # In a wheel the recipes lie inside the package; in a checkout they lie beside src.
+    shipped: list[str] = []
     for folder in (Path(str(files("pacx"))) / "recipes", Path(__file__).parents[2] / "recipes"):
         if (folder / name).is_file():
             return folder / name
-    raise PacxError(f"There is no recipe {recipe}. Give the path of a YAML file, or the name of one that ships: demo.")
+        shipped += [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.yaml"))]
+    known = ", ".join(dict.fromkeys(shipped))
+    raise PacxError(
+        f"There is no recipe {recipe}. Give the path of a YAML file, or the name of one that ships: {known}."
+    )
+
+
+def _name(path: Path) -> Path:
+    """Return a recipe's name; those in a subfolder of `recipes` are called by it too, as in paper/pretrain."""
+    folders = path.resolve().parts[:-1]
+    below = folders[folders.index("recipes") + 1 :] if "recipes" in folders else ()
+    return Path(*below, path.stem)
 
 
 def _parse_roots(pairs: list[str]) -> dict[str, Path]:
@@ -338,6 +396,18 @@ def _refuse_unknown(unknown: set[str], what: str, *, allowed: object) -> None:
 def _describe(plan: Recipe) -> str:
     lines = [plan.title, f"output: {plan.out}"]
     for number, step in enumerate(plan.steps, start=1):
-        reads = f"  reads {', '.join(step.reads)}" if step.reads else ""
-        lines.append(f"{number:>3}. {step.name:<20} {step.command:<12}{reads}")
+        lines.append(f"{number:>3}. {step.name:<20} {step.command}")
+        if step.reads:
+            lines.append(f"{'':5}reads {', '.join(step.reads)}")
+        for path in step.outside:
+            missing = "" if path.exists() else "  (NOT THERE: say where with --root NAME=PATH)"
+            lines.append(f"{'':5}reads {path}{missing}")
+        shown = " ".join(f"{key}={_short(step.arguments[key])}" for key in step.given)
+        lines += textwrap.wrap(
+            shown, width=110, initial_indent=" " * 5, subsequent_indent=" " * 5, break_long_words=False
+        )
     return "\n".join(lines)
+
+
+def _short(value: object) -> str:
+    return json.dumps(plain(value)) if isinstance(value, list | tuple | dict) else str(value)

@@ -1,6 +1,7 @@
 """The run folder: what every command leaves behind.
 
     OUT/
+      .lock         held by the process that writes here (`pacx.lock`)
       config.yaml   the resolved arguments, written first
       log.txt       what was said on the way
       result.json   the results, written last: its presence means that the run is finished
@@ -8,6 +9,9 @@
 
 A folder without `result.json` is an interrupted run. Starting the same command again continues or redoes it; a
 finished folder is never overwritten unless asked.
+
+When several processes train together (`pacx.ranks`), one opens the folder to write; for the others it is a place to
+read from, and they say nothing but errors.
 """
 
 from __future__ import annotations
@@ -30,8 +34,10 @@ from typing import Any
 import yaml
 
 from pacx.errors import PacxError
+from pacx.lock import LOCK_NAME, locked
+from pacx.ranks import is_first
 
-__all__ = ["RunFolder", "open_run", "plain", "read_result", "write_json", "write_text"]
+__all__ = ["RunFolder", "open_run", "peak_memory_mib", "plain", "read_result", "write_json", "write_text"]
 
 SCHEMA_VERSION = 1
 log = logging.getLogger("pacx")
@@ -89,6 +95,8 @@ class RunFolder:
     inputs: dict[str, Any] = field(default_factory=dict)
     artefacts: dict[str, str] = field(default_factory=dict)
     figures: list[dict[str, str]] = field(default_factory=list)
+    first: bool = True
+    """whether this process writes; false for the others of a joint training, which only read here"""
 
     def read(self, name: str, /, **facts: object) -> None:
         """Note an input (a store, an encoder, a bank) with what identifies it."""
@@ -123,7 +131,7 @@ class RunFolder:
                 "inputs": self.inputs,
                 "started": datetime.fromtimestamp(self.started, tz=UTC).isoformat(timespec="seconds"),
                 "seconds": round(time.time() - self.started, 3),
-                "peak_memory_mib": round(_peak_memory_mib(), 1),
+                "peak_memory_mib": round(peak_memory_mib(), 1),
                 "results": dict(results),
                 "artefacts": self.artefacts,
                 "figures": self.figures,
@@ -148,18 +156,25 @@ def open_run(out: Path, *, command: str, config: Mapping[str, Any], overwrite: b
         PacxError: the folder holds a finished run, or something that is not a run, or cannot be written.
     """
     out = Path(out)
-    _claim(out, overwrite=overwrite)
-    _reset_peak_memory()
     config = {key: item for key, item in plain(config).items() if key not in {"out", "overwrite"}}
-    write_text(out / "config.yaml", yaml.safe_dump({"command": command, **config}, sort_keys=False))
-    handler = logging.FileHandler(out / "log.txt", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    try:
-        yield RunFolder(out, command, config)
-    finally:
-        log.removeHandler(handler)
-        handler.close()
+    if _is_joint(config) and not is_first():
+        with _errors_only():
+            yield RunFolder(out, command, config, first=False)
+        return
+    _claim(out, overwrite=overwrite)
+    with locked(out):
+        _refuse_finished(out, overwrite=overwrite)  # another process may just have finished it
+        _clear_finished(out)
+        _reset_peak_memory()
+        write_text(out / "config.yaml", yaml.safe_dump({"command": command, **config}, sort_keys=False))
+        handler = logging.FileHandler(out / "log.txt", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+        try:
+            yield RunFolder(out, command, config)
+        finally:
+            log.removeHandler(handler)
+            handler.close()
 
 
 def read_result(run: Path) -> dict[str, Any]:
@@ -182,16 +197,16 @@ def read_result(run: Path) -> dict[str, Any]:
     return content
 
 
+def _is_joint(config: Mapping[str, Any]) -> bool:
+    """Say whether a command may be run by several processes together; most are not, whatever started them."""
+    return "devices" in config and (str(config["devices"]) != "1" or config.get("num_nodes", 1) > 1)
+
+
 def _claim(out: Path, *, overwrite: bool) -> None:
-    if (out / "result.json").is_file():
-        if not overwrite:
-            raise PacxError(
-                f"{out} already holds a finished run. Choose another --out, or pass --overwrite true to replace it."
-            )
-        shutil.rmtree(out)
-    elif out.is_file():
+    _refuse_finished(out, overwrite=overwrite)
+    if out.is_file():
         raise PacxError(f"{out} is a file. --out needs a folder that does not exist yet or an interrupted run.")
-    elif out.is_dir() and any(out.iterdir()) and not (out / "config.yaml").is_file():
+    if out.is_dir() and _content(out) and not (out / "config.yaml").is_file():
         raise PacxError(
             f"{out} is not empty and was not made by pacx. Choose another --out; nothing was changed there."
         )
@@ -201,6 +216,34 @@ def _claim(out: Path, *, overwrite: bool) -> None:
         raise PacxError(
             f"{out} cannot be made ({error.strerror}). Choose an --out folder that you may write to."
         ) from error
+
+
+def _refuse_finished(out: Path, *, overwrite: bool) -> None:
+    if (out / "result.json").is_file() and not overwrite:
+        raise PacxError(
+            f"{out} already holds a finished run. Choose another --out, or pass --overwrite true to replace it."
+        )
+
+
+def _clear_finished(out: Path) -> None:
+    if (out / "result.json").is_file():
+        (out / "result.json").unlink()  # first: what is left of a run that is being removed is not finished
+        for path in _content(out):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _content(out: Path) -> list[Path]:
+    return [path for path in out.iterdir() if path.name != LOCK_NAME]
+
+
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -213,7 +256,7 @@ def _reset_peak_memory() -> None:
             _CLEAR.write_text("5", encoding="ascii")
 
 
-def _peak_memory_mib() -> float:
+def peak_memory_mib() -> float:
     """Peak resident memory of this process since the run began, MiB; worker processes are not counted."""
     if _STATUS.exists():
         lines = _STATUS.read_text(encoding="ascii").splitlines()

@@ -157,6 +157,20 @@ def test_processes_of_distributed_training_share_an_epoch_without_overlap(monkey
     assert set(deal(0, 2, 11) + deal(1, 2, 11)) == set(range(11))
 
 
+@pytest.mark.parametrize(("num_rows", "world"), [(10, 2), (11, 2), (11, 4), (2, 4)])
+def test_processes_take_equally_many_items_and_know_which_of_theirs_others_have_too(num_rows, world, monkeypatch):
+    shares, fresh = [], []
+    for rank in range(world):
+        monkeypatch.setattr("pacx.data.batches._world", lambda rank=rank: (rank, world))
+        sampler = EpochSampler(num_rows, shuffle=True, seed=3)
+        positions = [position for _, position in sampler]
+        shares.append(len(positions))
+        fresh += positions[: sampler.num_fresh()]
+    assert len(set(shares)) == 1
+    assert sum(shares) < num_rows + world
+    assert sorted(fresh) == list(range(num_rows))
+
+
 def test_drop_last_leaves_out_the_smaller_batch(store: Store) -> None:
     data = dataset(store, Augment.none())
     assert [len(b["index"]) for b in make_loader(data, batch_size=4, shuffle=False)] == [4, 4, 3]

@@ -447,6 +447,15 @@ def test_blank_means_at_most_one_pixel_in_a_thousand_outside_two_gray_levels() -
     assert not is_blank((0.02 * phantom()).astype(np.float32))
 
 
+def test_a_tall_image_is_blank_by_all_of_its_rows_wherever_the_content_lies() -> None:
+    for first in (0, 1, 2, 399):  # three of these lie between the rows that are looked at first
+        pixels = np.full((400, 10), 0.3, dtype=np.float32)
+        pixels[first, :4] = 1.0
+        assert is_blank(pixels)
+        pixels[first, :5] = 1.0
+        assert not is_blank(pixels)
+
+
 def test_an_all_black_file_is_read_and_is_blank() -> None:
     image = read_cxr(encoded(np.zeros((8, 8), dtype=np.uint8), "PNG"))
     assert image.pixels.max() == 0 and is_blank(image)

@@ -52,6 +52,21 @@ def test_a_folder_gives_every_file_that_may_be_an_image(tmp_path: Path) -> None:
     validate(by_folder)
 
 
+def test_a_patient_may_be_a_folder_of_studies(tmp_path: Path) -> None:
+    for name in (
+        "patient1/study1/a.jpg",
+        "patient1/study2/a.jpg",
+        "patient1/study2/b.jpg",
+        "patient2/study1/a.jpg",
+        "x.jpg",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    manifest = read_source("folder", tmp_path, options=Options(patient_from="top-folder"))
+    assert manifest.table["patient_id"].tolist() == ["patient1"] * 3 + ["patient2", "x.jpg"]
+    validate(manifest)
+
+
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PacxError, match="holds no files"):
         read_source("folder", tmp_path, options=Options())

@@ -166,6 +166,14 @@ def test_the_small_network_takes_any_length_and_names_its_parts_alike():
     assert set(net.state_dict()) <= set(published_shapes())
 
 
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_every_weight_that_is_to_be_trained_gets_a_gradient(batch_norm: bool):
+    net = EcgNet(EcgNetConfig(2, widths=(32, 32), blocks=(2, 1), group_width=16, batch_norm=batch_norm))
+    net(torch.randn(3, 12, 100)).sum().backward()
+    for name, parameter in net.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
 def test_settings_that_cannot_be_built_are_refused():
     with pytest.raises(PacxError, match="no ECG network size 'huge'"):
         EcgNetConfig.named("huge", num_classes=2)

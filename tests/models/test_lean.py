@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from timm.models.vision_transformer import Block
+from timm.models.vision_transformer import Block, LayerScale
 from torch import Tensor, nn
 
 from pacx.models import lean
@@ -113,6 +113,60 @@ def test_elsewhere_blocks_are_called_as_they_are(off: str, monkeypatch: pytest.M
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     with torch.autocast("cpu", enabled=off == "autocast", dtype=torch.bfloat16):
         torch.testing.assert_close(run_blocks(made, x), plainly(made, x), rtol=0, atol=0)
+
+
+def adapted(made: nn.ModuleList) -> None:
+    peft = pytest.importorskip("peft")
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["qkv", "fc1"], init_lora_weights=False), made)
+
+
+def scaled(made: nn.ModuleList) -> None:
+    for block in made:
+        block.ls1 = LayerScale(WIDTH, init_values=0.1)
+
+
+def hooked(made: nn.ModuleList) -> None:
+    for block in made:
+        block.mlp.fc1.register_forward_hook(lambda *given: given[-1] * 2)
+
+
+def without_bias(made: nn.ModuleList) -> None:
+    for block in made:
+        block.attn.qkv.register_parameter("bias", None)
+
+
+@pytest.mark.parametrize("change", [adapted, scaled, hooked, without_bias])
+def test_a_block_that_was_changed_is_called_as_it_is(change: Callable[[nn.ModuleList], None]) -> None:
+    made, x = blocks(), tokens().detach()
+    before = run_blocks(made, x)
+    change(made)
+    after = run_blocks(made, x)
+    assert not torch.allclose(before, after, atol=1e-3)
+    torch.testing.assert_close(after, plainly(made, x), rtol=0, atol=0)
+
+
+def test_dropout_in_training_is_not_passed_by() -> None:
+    made = blocks(1).train()
+    made[0].mlp.drop1 = nn.Dropout(0.5)
+    assert not lean._is_plain(made[0])
+    assert lean._is_plain(made.eval()[0])
+
+
+@needs_onednn
+@pytest.mark.parametrize("trained", ["bias", "norm", "fc2.weight", ""])
+def test_frozen_parameters_get_no_gradient_and_the_others_the_same(trained: str) -> None:
+    def run(forward: Callable[[nn.ModuleList, Tensor], Tensor]) -> dict[str, Tensor | None]:
+        made, x = blocks(), tokens()
+        for name, parameter in made.named_parameters():
+            parameter.requires_grad_(bool(trained) and trained in name)
+        forward(made, x).square().sum().backward()
+        return {"x": x.grad, **{name: parameter.grad for name, parameter in made.named_parameters()}}
+
+    ours, plain = run(run_blocks), run(plainly)
+    assert {name for name, grad in ours.items() if grad is None} == {n for n, grad in plain.items() if grad is None}
+    for name, expected in plain.items():
+        if expected is not None:
+            torch.testing.assert_close(ours[name], expected, rtol=1e-4, atol=1e-4, msg=name)
 
 
 def test_the_plain_composition_says_what_the_fused_operations_compute(monkeypatch: pytest.MonkeyPatch) -> None:

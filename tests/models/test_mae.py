@@ -171,6 +171,17 @@ def test_numbers_that_do_not_fit_are_refused(options: dict[str, float], message:
         autoencoder(**options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("shape", [(3, 1, 16, 16), (3, 1, 16, 64), (3, 1, 64, 64), (3, 3, 32, 32)])
+def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(PacxError, match=r"takes \(B, 1, 32, 32\)"):
+        autoencoder()(torch.zeros(shape))
+
+
+def test_noise_for_another_number_of_patches_is_refused() -> None:
+    with pytest.raises(PacxError, match=r"one number per patch: \(3, 16\)"):
+        autoencoder()(images(), torch.rand(3, 9))
+
+
 # --- the cross decoder ---
 
 

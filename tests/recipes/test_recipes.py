@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 pytest.importorskip("lightning")
 
+from pacx.models.encoder import load_encoder
 from pacx.recipe import read_recipe, run
 from pacx.runs import read_result
 
@@ -21,7 +24,7 @@ TINY: dict[str, dict[str, Any]] = {
     "simulate": {"patients": 60, "size": 32},
     "prepare": {"size": 36},
     "pretrain": {"width": 32, "depth": 2, "heads": 2, "patch_size": 8, "decoder_width": 16, "decoder_depth": 1,
-                 "decoder_heads": 2, "epochs": 2, "warmup_epochs": 1, "batch_size": 16},
+                 "decoder_heads": 2, "epochs": 2, "warmup_epochs": 1, "batch_size": 16, "workers": 0},
     "fit-ecg": {"epochs": 1, "warmup_epochs": 0},
     "fit-labs": {"epochs": 2, "warmup_steps": 1, "hidden": 32, "dim": 16},
     "distill": {"epochs": 2, "warmup_epochs": 1, "batch_size": 16},
@@ -46,7 +49,9 @@ def tiny(recipe: Path, folder: Path) -> Path:
     return target
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "recipe", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.relative_to(RECIPES).with_suffix("").as_posix()
+)
 def test_every_step_of_a_shipped_recipe_fits_its_command(recipe: Path, tmp_path: Path) -> None:
     roots = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("roots") or {}
     plan = read_recipe(recipe, out=tmp_path, roots=dict.fromkeys(roots, tmp_path))
@@ -73,6 +78,61 @@ def test_the_demo_runs_to_its_report_and_a_second_time_does_nothing(
     assert {step: (out / step / "result.json").stat().st_mtime_ns for step in done["steps"]} == stamps
 
 
+def make_chexpert(root: Path) -> Path:
+    """Lay out noise as CheXpert-v1.0-small is: twelve patients, of whom some have two studies or a lateral view."""
+    rng = np.random.default_rng(0)
+    for patient in range(12):
+        for study in range(1 + patient % 2):
+            folder = root / "train" / f"patient{patient:05d}" / f"study{study + 1}"
+            folder.mkdir(parents=True)
+            for view in ("frontal", "lateral")[: 1 + patient % 3 // 2]:
+                pixels = rng.integers(0, 255, (320, 390), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"view1_{view}.jpg")
+    return root / "train"
+
+
+@pytest.mark.parametrize(("name", "visible", "channels"), [("paper", 1, 1), ("reference", 4, 3)])
+def test_the_published_pre_training_runs_on_chexpert_as_it_is_downloaded(
+    tmp_path: Path, name: str, visible: int, channels: int
+) -> None:
+    chexpert = make_chexpert(tmp_path / "CheXpert-v1.0-small")
+    recipe = tiny(RECIPES / name / "pretrain.yaml", tmp_path)
+    run(recipe, out=tmp_path / "out", root=[f"chexpert={chexpert}"])
+    xrays, mae = (read_result(tmp_path / "out" / step)["results"] for step in ("xrays", "mae"))
+    assert (xrays["num_images"], xrays["num_patients"]) == (24, 12)
+    assert xrays["splits"]["val"] >= 1 and xrays["splits"]["test"] == 0
+    assert mae["visible_tokens"] == visible  # of 16
+    assert load_encoder(tmp_path / "out" / "mae" / "encoder").config.preprocess.in_chans == channels
+    assert (tmp_path / "out" / "report" / "report.html").is_file()
+
+
+def test_the_study_of_the_cross_decoder_runs_to_its_report(tmp_path: Path) -> None:
+    run(tiny(RECIPES / "studies" / "cross-decoder.yaml", tmp_path), out=tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "report" / "report.json").read_text(encoding="utf-8"))
+    judged = {score["encoder"] for part in report["probes"] for score in part["scores"]}
+    assert len(judged) == 5
+    assert read_result(tmp_path / "out" / "cross-0")["config"]["decoder"] == "cross"
+
+
+def published(name: str) -> dict[str, Any]:
+    content = yaml.safe_load((RECIPES / name / "pretrain.yaml").read_text(encoding="utf-8"))
+    arguments: dict[str, Any] = content["steps"]["mae"]
+    return arguments
+
+
+def test_the_two_published_pre_trainings_differ_in_masking_and_channels_only() -> None:
+    paper, reference = published("paper"), published("reference")
+    assert {key for key in paper | reference if paper.get(key) != reference.get(key)} == {"mask_ratio", "channels"}
+    assert (paper["mask_ratio"], reference["mask_ratio"]) == (0.9, 0.75)
+    assert paper["batch_size"] * paper["accumulate"] * int(paper["devices"]) == 512
+    assert (paper["learning_rate"], paper["weight_decay"], paper["warmup_epochs"], paper["epochs"]) == (
+        1.5e-4,
+        0.05,
+        10,
+        400,
+    )
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the open sample is not beside the repository (../shared/data)")
 def test_the_open_sample_recipe_runs_to_its_report(tmp_path: Path) -> None:
     recipe = tiny(RECIPES / "open-sample.yaml", tmp_path)
@@ -83,3 +143,11 @@ def test_the_open_sample_recipe_runs_to_its_report(tmp_path: Path) -> None:
     assert 0 < bank["num_present"] < bank["num_rows"] == 1140  # NIH images have no labs: holes, not zeros
     html = (tmp_path / "out" / "report" / "report.html").read_text(encoding="utf-8")
     assert "Hannover" in html
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the open sample is not beside the repository (../shared/data)")
+def test_the_study_of_real_pre_training_runs_to_its_report(tmp_path: Path) -> None:
+    recipe = tiny(RECIPES / "studies" / "real-pretraining.yaml", tmp_path)
+    run(recipe, out=tmp_path / "out", root=[f"data={SHARED}"])
+    scores = read_result(tmp_path / "out" / "probe-mae")["results"]["scores"]
+    assert {score["task"] for score in scores} == {"view", "sex", "pneumonia"}

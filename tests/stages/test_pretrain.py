@@ -8,11 +8,14 @@ import torch
 from safetensors.torch import load_file
 
 import pacx.stages.pretrain as stage
+from pacx.cli import main
 from pacx.data.store import Store
 from pacx.errors import PacxError
-from pacx.models.encoder import load_encoder
+from pacx.models.encoder import Encoder, EncoderConfig, load_encoder, save_encoder
+from pacx.preprocess import Preprocess
 from pacx.runs import read_result
 from pacx.stages.pretrain import pretrain
+from pacx.stages.progress import MEASURED
 from pacx.stages.reconstruct import load_autoencoder, mask_noise, reconstruct
 
 TINY = {
@@ -51,6 +54,10 @@ def test_result_has_the_promised_numbers(trained: Path, store: Store):
     assert results["mask_ratio"] == 0.9
     assert results["images_per_second"] > 0
     assert results["val_loss"] == pytest.approx(float(table(trained)[-1]["val_loss"]))
+    assert results["effective_batch_size"] == 24
+    assert results["learning_rate"] == 6e-3
+    assert 0 < results["flop_utilisation"] < 2
+    assert 0 <= results["data_wait"] <= 1
 
 
 def test_mask_ratio_changes_how_many_tokens_are_seen(store: Store, tmp_path: Path):
@@ -106,9 +113,8 @@ def test_a_killed_and_resumed_run_ends_like_an_uninterrupted_one(
     run(store, tmp_path / "parts", epochs=4)
     whole, parts = (load_file(tmp_path / name / "mae.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
-    timing = {"images_per_second", "train_seconds", "epoch_seconds"}
     for a, b in zip(table(tmp_path / "whole"), table(tmp_path / "parts"), strict=True):
-        assert {k: v for k, v in a.items() if k not in timing} == {k: v for k, v in b.items() if k not in timing}
+        assert {k: v for k, v in a.items() if k not in MEASURED} == {k: v for k, v in b.items() if k not in MEASURED}
 
 
 def test_losses_that_are_not_finite_are_skipped_and_three_in_a_row_stop_the_run(
@@ -155,11 +161,177 @@ def test_another_image_size_is_used_and_recorded(store: Store, tmp_path: Path):
     assert json.loads((tmp_path / "a" / "encoder" / "config.json").read_text())["preprocess"]["image_size"] == 16
 
 
+def test_accumulated_batches_make_one_step_and_the_learning_rate_follows_the_effective_batch_if_asked(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level("INFO", "pacx"):
+        results = run(
+            store, tmp_path / "a", batch_size=12, accumulate=2, learning_rate=1.5e-4, base_learning_rate=1e-3
+        )["results"]
+    assert results["steps"] == 6  # 3 epochs of 48 images in steps of 24
+    assert results["effective_batch_size"] == 24
+    assert results["learning_rate"] == pytest.approx(1e-3 * 24 / 256)
+    assert "48 images; effective batch 24 (batch_size 12 x accumulate 2 x devices 1)" in caplog.text
+    assert "peak rate 9.38e-05 (0.001 x 24 / 256)" in caplog.text
+
+
+def test_the_effective_batch_is_no_larger_than_the_epoch(store: Store, tmp_path: Path):
+    results = run(store, tmp_path / "a", batch_size=32, accumulate=8)["results"]
+    assert (results["batch_size"], results["effective_batch_size"], results["steps"]) == (32, 48, 3)
+
+
+def test_a_cross_decoder_predicts_a_share_in_training_and_everything_afterwards(store: Store, tmp_path: Path):
+    results = run(store, tmp_path / "a", decoder="cross", predict_share=0.5, decoder_depth=2)["results"]
+    settings = json.loads((tmp_path / "a" / "mae.json").read_text())
+    assert (settings["decoder"], settings["predict_share"]) == ("cross", 0.5)
+    model = load_autoencoder(tmp_path / "a")
+    images, noise = torch.randn(2, 1, 32, 32), torch.rand(2, 64)
+    output = model(images, noise)
+    assert output.predicted.sum(dim=1).tolist() == [58, 58]  # all hidden ones
+    assert model.train()(images, noise).predicted.sum(dim=1).tolist() == [29, 29]
+    hidden = model.pixel_mask(output.mask).bool()
+    assert (model.reconstruct(images, noise) != images)[hidden].float().mean() > 0.99
+    assert np.isfinite(results["val_loss"])
+    drawn = reconstruct(run=tmp_path / "a", store=store.path, out=tmp_path / "r", num_images=2)["results"]
+    assert drawn["hidden_mse"] > 0
+
+
+def test_a_run_from_before_there_were_two_decoders_still_loads(store: Store, tmp_path: Path):
+    run(store, tmp_path / "a", epochs=2)
+    path = tmp_path / "a" / "mae.json"
+    settings = json.loads(path.read_text())
+    now = load_autoencoder(tmp_path / "a")
+    path.write_text(json.dumps({k: v for k, v in settings.items() if k not in {"decoder", "predict_share"}}))
+    images, noise = torch.randn(2, 1, 32, 32), torch.rand(2, 64)
+    assert torch.equal(load_autoencoder(tmp_path / "a").reconstruct(images, noise), now.reconstruct(images, noise))
+
+
+def save_colour_encoder(folder: Path) -> Path:
+    torch.manual_seed(3)
+    preprocess = Preprocess(image_size=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    return save_encoder(Encoder(EncoderConfig(preprocess, patch_size=4, width=32, depth=2, heads=2)), folder)
+
+
+STILL = {"width": None, "depth": None, "heads": None, "patch_size": None, "learning_rate": 1e-12, "weight_decay": 0.0}
+
+
+def test_training_goes_on_from_given_weights_folded_into_one_channel(store: Store, tmp_path: Path):
+    source = save_colour_encoder(tmp_path / "colour")
+    run(store, tmp_path / "a", epochs=2, encoder=str(source), **STILL)
+    start, kept = load_encoder(source), load_encoder(tmp_path / "a" / "encoder")
+    assert kept.config.preprocess.in_chans == 1
+    gray = np.random.default_rng(0).random((32, 32), dtype=np.float32)
+    np.testing.assert_allclose(kept.encode(gray), start.encode(gray), atol=1e-5)
+    parent = kept.config.provenance["parent"]
+    assert parent["hash"] == read_result(tmp_path / "a")["inputs"]["encoder"]["hash"]
+    assert kept.config.provenance["data"][0]["name"] == store.name
+
+
+def test_three_channels_stay_three_where_asked(store: Store, tmp_path: Path):
+    source = save_colour_encoder(tmp_path / "colour")
+    run(store, tmp_path / "a", epochs=2, encoder=str(source), channels=3, image_size=16, **STILL)
+    kept = load_encoder(tmp_path / "a" / "encoder")
+    assert kept.config.preprocess.mean == (0.4, 0.5, 0.6)
+    assert kept.config.preprocess.image_size == 16
+    weight = kept.vit.patch_embed.proj.weight
+    torch.testing.assert_close(weight, load_encoder(source).vit.patch_embed.proj.weight)
+    run(store, tmp_path / "b", epochs=2, channels=3)
+    fresh = load_encoder(tmp_path / "b" / "encoder").config.preprocess
+    assert (fresh.mean, fresh.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's
+
+
+def test_sizes_bring_their_own_patches(store: Store, tmp_path: Path):
+    run(store, tmp_path / "a", epochs=2, size="huge", patch_size=None, image_size=28, depth=1)
+    assert load_encoder(tmp_path / "a" / "encoder").config.patch_size == 14
+
+
+def test_bfloat16_runs_on_a_cpu_and_32_bit_is_what_a_cpu_takes_by_itself(store: Store, tmp_path: Path):
+    run(store, tmp_path / "half", precision="bf16-mixed")
+    run(store, tmp_path / "full", precision="32-true")
+    run(store, tmp_path / "auto")
+    half, full, auto = (table(tmp_path / name)[-1]["train_loss"] for name in ("half", "full", "auto"))
+    assert auto == full
+    assert half != full
+    assert float(half) == pytest.approx(float(full), rel=0.02)
+    assert load_file(tmp_path / "half" / "mae.safetensors")["mask_token"].dtype == torch.float32
+
+
+def check_compiled(store: Store, folder: Path) -> None:
+    run(store, folder / "a", compile=True)
+    run(store, folder / "b")
+    a, b = (load_file(folder / name / "mae.safetensors") for name in "ab")
+    assert a.keys() == b.keys()
+    checkpoint = torch.load(folder / "a" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert not any("_orig_mod" in key for key in (*a, *checkpoint["state_dict"]))
+    losses = [float(table(folder / name)[-1]["train_loss"]) for name in "ab"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert load_encoder(folder / "a" / "encoder").encode(np.zeros((32, 32), np.float32)).shape == (1, 32)
+
+
+def test_compiled_training_leaves_files_as_if_nothing_had_been_compiled(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    used = set()
+
+    def stand_in(function, **options):
+        def call(*arguments, **named):
+            used.add(id(getattr(function, "__self__", None)))
+            return function(*arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", stand_in)
+    check_compiled(store, tmp_path)
+    assert len(used) == 1 + 2 + 1  # the trial, two encoder blocks, one decoder block
+
+
+@pytest.mark.slow
+def test_really_compiled_training_ends_like_uncompiled_training(store: Store, tmp_path: Path):
+    check_compiled(store, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"epochs": 1}, "warm-up"), ({"image_size": 30}, "multiple of the patch size"), ({"batch_size": 0}, "batch_size"),
-     ({"mask_ratio": 1.0}, "mask ratio"), ({"resume": True}, "no checkpoint")],
+     ({"mask_ratio": 1.0}, "mask ratio"), ({"resume": True}, "(?i)no checkpoint"), ({"accumulate": 0}, "accumulate"),
+     ({"predict_share": 0.5}, "only --decoder cross"), ({"base_learning_rate": 1e-3}, "Give one of them"),
+     ({"encoder": "somewhere"}, "--width, --depth, --heads, --patch_size"),
+     ({"encoder": "nowhere", **STILL}, "nowhere does not exist")],
 )  # fmt: skip
 def test_mistakes_are_explained(store: Store, tmp_path: Path, change: dict, message: str):
     with pytest.raises(PacxError, match=message):
         run(store, tmp_path / "a", **change)
+
+
+def test_a_gray_encoder_has_no_three_channels(store: Store, encoder_path: Path, tmp_path: Path):
+    with pytest.raises(PacxError, match="has one input channel"):
+        run(store, tmp_path / "a", encoder=str(encoder_path), channels=3, **STILL)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--patch_size", "4", "--image_size", "30"],
+            "Image size 30 is not a multiple of the patch size 4. Use 28 or 32",
+        ),
+        (["--patch_size", "32"], "The image is a single patch"),
+        (["--patch_size", "4", "--width", "30", "--heads", "4"], "Width 30 cannot be shared by 4 heads"),
+        (["--patch_size", "4", "--width", "30", "--heads", "3"], "need a multiple of 4"),
+        (["--patch_size", "4", "--decoder", "round"], 'key "decoder"'),
+        (["--patch_size", "4", "--decoder_width", "30"], "decoder of width 30"),
+        (["--patch_size", "4", "--crop_scale", "[0.5,2]"], "two shares of the area"),
+        (["--size", "gigantic"], 'key "size"'),
+        (["--channels", "2"], 'key "channels"'),
+    ],
+)
+def test_the_command_line_says_which_numbers_do_not_fit(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch, flags: list[str], message: str
+):
+    monkeypatch.setattr("pacx.cli._log_to_screen", lambda: None)  # it would keep the screen of this one test
+    arguments = ["pretrain", "--store", str(store.path), "--out", str(tmp_path / "a"), "--accelerator", "cpu"]
+    small = [] if "--width" in flags or "--size" in flags else ["--width", "32", "--heads", "2", "--depth", "1"]
+    assert main([*arguments, *small, *flags]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert message in said
+    assert "Traceback" not in said

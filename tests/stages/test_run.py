@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pacx.errors import PacxError
 from pacx.runs import open_run
-from pacx.stages.optimisation import LossGuard, parameter_groups, warmup_cosine
+from pacx.stages.optimisation import parameter_groups, warmup_cosine
 from pacx.stages.run import (
     best_path,
     clip_batch_size,
@@ -86,16 +86,6 @@ def test_only_trainable_matrices_are_decayed():
     assert decayed["weight_decay"] == 0.05
     assert sorted(tuple(parameter.shape) for parameter in plain["params"]) == [(), (1, 1, 2), (2,), (2,), (2,)]
     assert plain["weight_decay"] == 0.0
-
-
-def test_guard_counts_and_forgives_single_bad_losses_but_not_three_in_a_row():
-    guard = LossGuard(["a", "b", "c"])
-    rows, nan, fine = torch.tensor([2, 0]), torch.tensor(float("nan")), torch.tensor(1.0)
-    assert [guard.accepts(loss, rows) for loss in (nan, nan, fine, nan)] == [False, False, True, False]
-    assert guard.skipped == 3
-    guard.accepts(torch.tensor(float("inf")), rows)
-    with pytest.raises(PacxError, match=r"3 times in a row; the last batch held the images c, a"):
-        guard.accepts(nan, rows)
 
 
 def test_table_has_one_row_per_epoch_with_training_and_validation_side_by_side(tmp_path: Path):

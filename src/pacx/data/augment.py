@@ -1,33 +1,35 @@
 # ruff: noqa: F722
 """Random changes to an image that depend on (seed, epoch, image id) and on nothing else.
 
-Every image draws one vector of uniform numbers from a counter-based generator (Philox) whose key is the hash of seed,
-epoch and image id. So the same image looks the same in the same epoch whatever the batch size, the order, the number
-of workers or the machine it is drawn on. Each change reads its own places of that vector: switching one on does not
-alter what the others do.
+Every image has one vector of uniform numbers: the hash (SHAKE-128) of seed, epoch and image id, read as fractions. So
+the same image looks the same in the same epoch whatever the batch size, the order, the number of workers or the machine
+it is drawn on. Each change reads its own places of that vector: switching one on does not alter what the others do.
 
-Order: crop and resize, flip, affine, brightness, contrast, blur, normalise, erase. A mask goes through the same crop,
-flip and affine, with nearest-neighbour sampling, and is never erased.
+Order: crop, flip and resize (whole batches, `pacx.data.resample`), affine, brightness, contrast, blur, normalise,
+erase. A mask goes through the same crop, flip and affine, with nearest-neighbour sampling, and is never erased.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
+from pacx.data.resample import Boxes, mirror, resize, resize_masks
 from pacx.errors import PacxError
 
-__all__ = ["Augment", "change", "draw", "erase"]
+__all__ = ["Augment", "change", "draw"]
 
 Range = tuple[float, float]
+Doubles = npt.NDArray[np.float64]
 
 _ATTEMPTS = 10
 # Places in the vector of uniform numbers.
@@ -120,96 +122,118 @@ class Augment:
         """Segmentation: a flip and a rotation of up to 10 degrees."""
         return cls(flip=True, affine_probability=1.0, rotate=10.0)
 
-    def is_none(self) -> bool:
-        """Say whether nothing is ever changed."""
-        off = (self.crop_scale is None, not self.flip, self.affine_probability == 0, self.jitter_probability == 0)
-        return all(off) and self.blur_probability == 0 and self.erase_probability == 0
+    def is_plain(self) -> bool:
+        """Say whether an image is at most cropped, mirrored and erased."""
+        return self.affine_probability == 0 and self.jitter_probability == 0 and self.blur_probability == 0
 
 
-def draw(*, seed: int, epoch: int, image_id: str) -> npt.NDArray[np.float64]:
-    """Draw the uniform numbers in [0, 1) that decide everything for one image in one epoch."""
-    key = hashlib.blake2b(f"{seed}:{epoch}:{image_id}".encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little"))).random(_NUM_DRAWS)
+def draw(*, seed: int, epochs: Sequence[int], image_ids: Sequence[str]) -> Doubles:
+    """Draw the uniform numbers in [0, 1) that decide everything for some images, each in its epoch; (B, 56)."""
+    keys = (f"{seed}:{epoch}:{image_id}".encode() for epoch, image_id in zip(epochs, image_ids, strict=True))
+    bits = b"".join(hashlib.shake_128(key).digest(8 * _NUM_DRAWS) for key in keys)
+    return (np.frombuffer(bits, dtype="<u8").reshape(-1, _NUM_DRAWS) >> 11).astype(np.float64) * 2.0**-53
 
 
 def change(
-    pixels: UInt8[Tensor, "S S"],
-    mask: Bool[Tensor, "S S"] | None,
+    pixels: UInt8[Tensor, "B S S"],
+    masks: Bool[Tensor, "B S S"] | None,
     *,
     size: int,
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
     augment: Augment,
-    drawn: npt.NDArray[np.float64],
-) -> tuple[Float[Tensor, "1 T T"], Float[Tensor, "1 T T"] | None]:
-    """Apply every change that comes before normalisation.
+    drawn: Doubles,
+) -> tuple[Float[Tensor, "B C T T"], Float[Tensor, "B 1 T T"] | None]:
+    """Resize, change and normalise.
 
     Args:
-        pixels: one stored image.
-        mask: the mask that goes with it.
+        pixels: stored images, 0 to 255.
+        masks: the masks that go with them.
         size: edge T of the result.
+        mean: subtracted from values in [0, 1], one number per channel.
+        std: what they are then divided by, likewise.
         augment: what to change.
         drawn: the output of `draw`.
 
     Returns:
-        The image in [0, 1], and the mask as 0 and 1.
+        The normalised images, and the masks as 0 and 1.
     """
+    boxes = _crops(drawn, edge=pixels.shape[-1], augment=augment)
+    truths = None if masks is None else resize_masks(masks, boxes, size=size)
+    # These two are decided by settings, never by what is drawn: an image must not depend on the others in its batch.
+    whole = augment.crop_scale is None and pixels.shape[-1] == size
+    if augment.is_plain() and not whole:
+        images = resize(pixels, boxes, size=size, mean=mean, std=std)
+    else:
+        images = mirror(pixels, boxes.mirrored) if whole else resize(pixels, boxes, size=size)
+        _change_some(images, truths, augment, drawn)
+        images = (images - torch.tensor(mean)[:, None, None]).div_(torch.tensor(std)[:, None, None])
+    _erase(images, augment, drawn)
+    return images, truths
+
+
+def _change_some(
+    images: Float[Tensor, "B 1 T T"], truths: Float[Tensor, "B 1 T T"] | None, augment: Augment, drawn: Doubles
+) -> None:
+    """Bend, expose and blur those that it falls to, in place."""
+    for position in np.flatnonzero(drawn[:, _AFFINE.start] < augment.affine_probability):
+        turn = drawn[position, _AFFINE][1:]
+        images[position] = _affine(images[position], augment, turn, tv.InterpolationMode.BILINEAR)
+        if truths is not None:
+            truths[position] = _affine(truths[position], augment, turn, tv.InterpolationMode.NEAREST)
+    for position in np.flatnonzero(drawn[:, _JITTER.start] < augment.jitter_probability):
+        images[position] = _jitter(images[position], augment, drawn[position, _JITTER][1:])
+    for position in np.flatnonzero(drawn[:, _BLUR.start] < augment.blur_probability):
+        sigma = float(_between(drawn[position, _BLUR][1], (0.1, 2.0)))
+        images[position] = tv.gaussian_blur(images[position], [5, 5], [sigma, sigma])
+
+
+def _erase(images: Float[Tensor, "B C T T"], augment: Augment, drawn: Doubles) -> None:
+    """Set a box of normalised images to 0, in place, with the augmentation's probability."""
+    chosen = np.flatnonzero(drawn[:, _ERASE.start] < augment.erase_probability)
+    boxes = _draw_boxes(drawn[chosen, _ERASE][:, 1:], edge=images.shape[-1], area=(0.02, 0.1), ratio=(0.3, 3.3))
+    for position, (top, left, height, width) in zip(chosen, boxes.T, strict=True):
+        images[position, :, top : top + height, left : left + width] = 0.0
+
+
+def _crops(drawn: Doubles, *, edge: int, augment: Augment) -> Boxes:
+    boxes = Boxes.whole(len(drawn), edge=edge)
     if augment.crop_scale is not None:
-        box = _box(drawn[_CROP], edge=len(pixels), area=augment.crop_scale, ratio=augment.crop_ratio)
-        if box is not None:  # no box fits in 10 attempts: the whole image
-            pixels = pixels[box]
-            mask = mask if mask is None else mask[box]
-    image = _resize(pixels.float().div_(255.0)[None], size, mode="bilinear")
-    truth = None if mask is None else _resize(mask.float()[None], size, mode="nearest-exact")
-    if augment.flip and drawn[_FLIP] < 0.5:
-        image, truth = image.flip(-1), None if truth is None else truth.flip(-1)
-    if drawn[_AFFINE][0] < augment.affine_probability:
-        image = _affine(image, augment, drawn[_AFFINE][1:], tv.InterpolationMode.BILINEAR)
-        truth = None if truth is None else _affine(truth, augment, drawn[_AFFINE][1:], tv.InterpolationMode.NEAREST)
-    if drawn[_JITTER][0] < augment.jitter_probability:
-        image = _jitter(image, augment, drawn[_JITTER][1:])
-    if drawn[_BLUR][0] < augment.blur_probability:
-        sigma = _between(drawn[_BLUR][1], (0.1, 2.0))
-        image = tv.gaussian_blur(image, [5, 5], [sigma, sigma])
-    return image, truth
+        found = _draw_boxes(drawn[:, _CROP], edge=edge, area=augment.crop_scale, ratio=augment.crop_ratio)
+        top, left, height, width = np.where(found[2] > 0, found, boxes[:4])  # none fits: the whole image
+        boxes = boxes._replace(top=top, left=left, height=height, width=width)
+    if augment.flip:
+        boxes = boxes._replace(mirrored=drawn[:, _FLIP] < 0.5)
+    return boxes
 
 
-def erase(image: Float[Tensor, "C T T"], *, augment: Augment, drawn: npt.NDArray[np.float64]) -> None:
-    """Set a box of a normalised image to 0, in place, with the augmentation's probability."""
-    if drawn[_ERASE][0] < augment.erase_probability:
-        box = _box(drawn[_ERASE][1:], edge=image.shape[-1], area=(0.02, 0.1), ratio=(0.3, 3.3))
-        if box is not None:
-            image[(slice(None), *box)] = 0.0
-
-
-def _box(drawn: npt.NDArray[np.float64], *, edge: int, area: Range, ratio: Range) -> tuple[slice, slice] | None:
-    """Choose a box: area uniform, log of the aspect ratio uniform, the first of 10 tries that fits; then a place.
+def _draw_boxes(drawn: Doubles, *, edge: int, area: Range, ratio: Range) -> npt.NDArray[np.int64]:
+    """Choose boxes: area uniform, log of the aspect ratio uniform, the first of 10 tries that fits; then a place.
 
     This is the distribution of torchvision's `RandomResizedCrop` and `RandomErasing`.
+
+    Returns:
+        (4, B): top, left, height, width; zeros where none of the tries fits.
     """
-    for attempt in range(_ATTEMPTS):
-        share = _between(drawn[2 * attempt], area)
-        shape = math.exp(_between(drawn[2 * attempt + 1], (math.log(ratio[0]), math.log(ratio[1]))))
-        height, width = round(edge * math.sqrt(share / shape)), round(edge * math.sqrt(share * shape))
-        if 0 < height <= edge and 0 < width <= edge:
-            top, left = (int(u * (edge - n + 1)) for u, n in zip(drawn[-2:], (height, width), strict=True))
-            return slice(top, top + height), slice(left, left + width)
-    return None
-
-
-def _resize(x: Float[Tensor, "1 H W"], size: int, *, mode: str) -> Float[Tensor, "1 T T"]:
-    if x.shape[-2:] == (size, size):
-        return x
-    return F.interpolate(x[None], size=(size, size), mode=mode, antialias=mode == "bilinear")[0]
+    share = _between(drawn[:, 0 : 2 * _ATTEMPTS : 2], area)
+    shape = np.exp(_between(drawn[:, 1 : 2 * _ATTEMPTS : 2], (math.log(ratio[0]), math.log(ratio[1]))))
+    height, width = np.rint(edge * np.sqrt(share / shape)), np.rint(edge * np.sqrt(share * shape))
+    fits = (height > 0) & (height <= edge) & (width > 0) & (width <= edge)
+    first = (np.arange(len(drawn)), fits.argmax(axis=1))
+    sizes = np.stack([height[first], width[first]]) * fits.any(axis=1)
+    places = np.floor(drawn[:, -2:].T * (edge - sizes + 1)) * fits.any(axis=1)
+    return np.concatenate([places, sizes]).astype(np.int64)
 
 
 def _affine(
-    x: Float[Tensor, "1 T T"], augment: Augment, drawn: npt.NDArray[np.float64], interpolation: tv.InterpolationMode
+    x: Float[Tensor, "1 T T"], augment: Augment, drawn: Doubles, interpolation: tv.InterpolationMode
 ) -> Float[Tensor, "1 T T"]:
     reach = augment.translate * x.shape[-1]
     moved: Tensor = tv.affine(
         x,
-        angle=_between(drawn[0], (-augment.rotate, augment.rotate)),
-        translate=[round(_between(u, (-reach, reach))) for u in drawn[1:3]],
-        scale=_between(drawn[3], augment.scale_jitter or (1.0, 1.0)),
+        angle=float(_between(drawn[0], (-augment.rotate, augment.rotate))),
+        translate=[round(shift) for shift in _between(drawn[1:3], (-reach, reach)).tolist()],
+        scale=float(_between(drawn[3], augment.scale_jitter or (1.0, 1.0))),
         shear=[0.0, 0.0],
         interpolation=interpolation,
         fill=0.0,
@@ -217,14 +241,14 @@ def _affine(
     return moved
 
 
-def _jitter(image: Float[Tensor, "1 T T"], augment: Augment, drawn: npt.NDArray[np.float64]) -> Float[Tensor, "1 T T"]:
+def _jitter(image: Float[Tensor, "1 T T"], augment: Augment, drawn: Doubles) -> Float[Tensor, "1 T T"]:
     """Brightness, then contrast (torchvision draws their order too; the difference is nil to the eye)."""
-    brightness = _between(drawn[0], (1.0 - augment.brightness, 1.0 + augment.brightness))
-    contrast = _between(drawn[1], (1.0 - augment.contrast, 1.0 + augment.contrast))
+    brightness = float(_between(drawn[0], (1.0 - augment.brightness, 1.0 + augment.brightness)))
+    contrast = float(_between(drawn[1], (1.0 - augment.contrast, 1.0 + augment.contrast)))
     bright = (image * brightness).clamp_(0.0, 1.0)
     middle = bright.mean()
     return ((bright - middle) * contrast + middle).clamp_(0.0, 1.0)
 
 
-def _between(u: float, limits: Range) -> float:
-    return float(limits[0] + u * (limits[1] - limits[0]))
+def _between(u: Doubles, limits: Range) -> Doubles:
+    return limits[0] + u * (limits[1] - limits[0])

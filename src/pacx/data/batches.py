@@ -1,13 +1,14 @@
-# ruff: noqa: F722
 """Batches from a store: the same ones on any number of workers.
 
 * An item is asked for by (epoch, position). The epoch is part of the question because it decides the augmentation,
   and because a loader's worker processes would not see an epoch that was set on the data set later.
 * `EpochSampler` orders the positions by (seed, epoch). Under distributed training it deals them out to the processes
   itself; pass `use_distributed_sampler=False` to Lightning's Trainer, or Lightning would replace it. Lightning calls
-  its `set_epoch`.
-* A batch is read with one index into the memory map. Without augmentation it is also resized and normalised as a
-  whole; with it, image by image (see `pacx.data.augment`).
+  its `set_epoch`. A run that goes on inside an epoch has it `skip` what was trained on.
+* A loader asks for the order when its first batch is wanted, not before: Lightning makes the iterator of a resumed run
+  before it knows the epoch, and processes that read ahead would read those of epoch 0.
+* A batch is read with one index into the memory map, then cropped, resized and normalised as a whole; rarer changes
+  go image by image (see `pacx.data.augment`).
 
 A batch is a dict: `image` float32 (B, C, S, S) normalised; `index` int64 (B,), the store row; and, when asked for,
 `label` float32 (B, L) with NaN = unknown, `mask` float32 (B, 1, S, S) of 0 and 1, `ecg` float32 (B, 12, 5000) in mV
@@ -17,18 +18,17 @@ with NaN rows where absent.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pacx.data.augment import Augment, change, draw, erase
+from pacx.data.augment import Augment, change, draw
 from pacx.data.manifest import Task
 from pacx.data.store import Store
 from pacx.errors import PacxError
@@ -106,27 +106,16 @@ class StoreDataset(Dataset[Batch]):
         assert self.store.images is not None
         pixels = torch.from_numpy(self.store.images[rows])
         masks = None if self.mask is None else torch.from_numpy(self.store.mask(self.mask, rows))
-        if self.augment.is_none():
-            return _plain(pixels, masks, preprocess)
-        samples = []
-        for position, (row, epoch) in enumerate(zip(rows, epochs, strict=True)):
-            drawn = draw(seed=self.seed, epoch=epoch, image_id=self._image_id[row])
-            image, mask = change(
-                pixels[position],
-                None if masks is None else masks[position],
-                size=preprocess.image_size,
-                augment=self.augment,
-                drawn=drawn,
-            )
-            image = _normalise(image, preprocess)
-            erase(image, augment=self.augment, drawn=drawn)
-            samples.append((image, mask))
-        batch = {"image": torch.stack([image for image, _ in samples])}
-        return (
-            batch
-            if masks is None
-            else {**batch, "mask": torch.stack([mask for _, mask in samples if mask is not None])}
+        images, truths = change(
+            pixels,
+            masks,
+            size=preprocess.image_size,
+            mean=preprocess.mean,
+            std=preprocess.std,
+            augment=self.augment,
+            drawn=draw(seed=self.seed, epochs=epochs, image_ids=self._image_id[rows].tolist()),
         )
+        return {"image": images} if truths is None else {"image": images, "mask": truths}
 
     def _check(self) -> None:
         store = self.store
@@ -140,7 +129,8 @@ class StoreDataset(Dataset[Batch]):
         if made != self.preprocess.geometry:
             raise PacxError(
                 f"The images of {store.name!r} were made square by {made!r}, the encoder expects "
-                f"{self.preprocess.geometry!r}. Prepare the store again with --geometry {self.preprocess.geometry}."
+                f"{self.preprocess.geometry!r}. Prepare the store again with --geometry {self.preprocess.geometry}, "
+                f"or, if the encoder comes from elsewhere, let `pacx convert --geometry {made}` state it."
             )
 
 
@@ -148,7 +138,10 @@ class EpochSampler(Sampler[Item]):
     """Yield (epoch, position) in an order that depends on (seed, epoch) only.
 
     In distributed training every process gets an equal share of that order; the order is wrapped around to make it
-    divisible, as torch's `DistributedSampler` does, so a few positions may come twice.
+    divisible, as torch's `DistributedSampler` does, so a few positions may come twice: fewer than there are processes.
+
+    Attributes:
+        skip: how many of this process's items the next iteration leaves out, that one only.
     """
 
     def __init__(self, num_rows: int, *, shuffle: bool, seed: int = 0) -> None:
@@ -156,24 +149,39 @@ class EpochSampler(Sampler[Item]):
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = 0
+        self.skip = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration yields; Lightning calls this before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
+        """Return the items of a whole epoch for this process, whatever is skipped."""
         return math.ceil(self.num_rows / _world()[1])
+
+    def num_fresh(self) -> int:
+        """Return how many items of an epoch no other process has too; those that others have come last."""
+        rank, world = _world()
+        return len(range(rank, self.num_rows, world))
 
     def __iter__(self) -> Iterator[Item]:
         rank, world = _world()
         order = np.resize(self._order(), len(self) * world)[rank::world]
-        return iter([(self.epoch, position) for position in order.tolist()])
+        skip, self.skip = self.skip, 0
+        return iter([(self.epoch, position) for position in order[skip:].tolist()])
 
     def _order(self) -> npt.NDArray[np.int64]:
         if not self.shuffle:
             return np.arange(self.num_rows)
         generator = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch]))
         return np.argsort(generator.random(self.num_rows), kind="stable")
+
+
+class _Loader(DataLoader[Batch]):
+    """A loader whose processes begin to read when the first batch is asked for."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        yield from super().__iter__()
 
 
 def make_loader(
@@ -195,11 +203,12 @@ def make_loader(
         workers: processes that read ahead; 0 reads in this process. Changes the speed only.
         drop_last: leave out the last batch if it is smaller than the others.
     """
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_size=batch_size,
         sampler=EpochSampler(len(dataset), shuffle=shuffle, seed=seed),
         num_workers=workers,
+        worker_init_fn=_leave_group,
         persistent_workers=workers > 0,
         collate_fn=_as_it_is,
         pin_memory=torch.cuda.is_available(),
@@ -207,28 +216,18 @@ def make_loader(
     )
 
 
-def _plain(pixels: Tensor, masks: Tensor | None, preprocess: Preprocess) -> Batch:
-    """Resize and normalise a whole batch."""
-    size = preprocess.image_size
-    image = pixels[:, None].float().div_(255.0)
-    mask = None if masks is None else masks[:, None].float()
-    if pixels.shape[-1] != size:
-        image = F.interpolate(image, size=(size, size), mode="bilinear", antialias=True)
-        mask = None if mask is None else F.interpolate(mask, size=(size, size), mode="nearest-exact")
-    batch = {"image": _normalise(image, preprocess)}
-    return batch if mask is None else {**batch, "mask": mask}
-
-
-def _normalise(image: Float[Tensor, "... 1 S S"], preprocess: Preprocess) -> Float[Tensor, "... C S S"]:
-    """Do what `Preprocess.normalise` does, on tensors."""
-    mean = torch.tensor(preprocess.mean)[:, None, None]
-    std = torch.tensor(preprocess.std)[:, None, None]
-    return (image - mean).div_(std)
-
-
 def _as_it_is(batch: Any) -> Any:
     """Stand in for the loader's collation: `__getitems__` has made the batch already."""
     return batch
+
+
+def _leave_group(worker: int) -> None:
+    """Spare a reading process the signals meant for the training process, which needs its batches to stop in order.
+
+    Ctrl-C in a terminal and SLURM's SIGTERM go to the whole process group. The reader still ends with its parent.
+    """
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
 
 
 def _world() -> tuple[int, int]:

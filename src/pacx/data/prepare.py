@@ -27,7 +27,7 @@ def prepare(
     root: Path,
     *,
     part: str | None = None,
-    patient_from: Literal["file", "folder"] = "file",
+    patient_from: Literal["file", "folder", "top-folder"] = "file",
     path_column: str = "path",
     patient_column: str = "patient_id",
     label_columns: list[str] | None = None,
@@ -61,7 +61,8 @@ def prepare(
             column of image paths), or open-sample (the openly licensed sample bundle).
         root: the folder or table to read.
         part: open-sample: which part of the bundle (cxr, seg, ecg or labs).
-        patient_from: folder: whether each file or each folder is one patient.
+        patient_from: folder: who is one patient: each file, each folder with files in it, or each folder directly
+            below the root, with all that it holds (studies, series).
         path_column: table: image files, relative to the table's folder or absolute.
         patient_column: table: who is on the image; splits never separate a patient's images.
         label_columns: table: columns to predict. 0/1/empty makes a binary task, class numbers or words a multiclass

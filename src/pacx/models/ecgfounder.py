@@ -124,6 +124,10 @@ class _Block(nn.Module):
         self.conv3 = _SameConv(width, width, 1)
         self.se_fc1 = nn.Linear(width, width // 2)
         self.se_fc2 = nn.Linear(width // 2, width)
+        # Weights that the published file holds and nothing uses: training on several devices would wait for gradients.
+        self.bn1.requires_grad_(config.batch_norm and not first)
+        self.bn2.requires_grad_(config.batch_norm)
+        self.bn3.requires_grad_(config.batch_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         h = x if self.first else self._activate(x, self.bn1)
@@ -173,7 +177,7 @@ class EcgNet(nn.Module):
         super().__init__()
         self.config = config = config or EcgNetConfig()
         self.first_conv = _SameConv(config.in_channels, config.stem_width, config.kernel_size, stride=2)
-        self.first_bn = nn.BatchNorm1d(config.stem_width)
+        self.first_bn = nn.BatchNorm1d(config.stem_width).requires_grad_(config.batch_norm)
         widths_in = (config.stem_width, *config.widths[:-1])
         self.stage_list = nn.ModuleList(
             _Stage(width_in, width, blocks, config, first=stage == 0)

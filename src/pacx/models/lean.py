@@ -17,7 +17,8 @@ measured on (benchmarks/README.md) it is a tenth faster than the BLAS behind `nn
 of a weight, whose operands oneDNN would first copy into place.
 
 All of this applies to float32 on a CPU that has oneDNN. Elsewhere (GPU, half precision, inside `torch.compile`) the
-same functions are the plain composition, and blocks are called as timm wrote them.
+same functions are the plain composition, and blocks are called as timm wrote them; so are blocks that were changed, by
+adapters, dropout, layer scale, hooks or sharding.
 """
 
 from __future__ import annotations
@@ -28,20 +29,21 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from timm.models.vision_transformer import Block
+from timm.layers import LayerNorm, Mlp
+from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 __all__ = ["gelu_linear_add", "linear_add", "norm_linear", "run_blocks", "run_decoder"]
 
 _Linear = torch.ops.mkldnn._linear_pointwise  # (x, weight, bias), optionally plus a tensor
-_NORM_GRADS = [True, True, True]
+_PLAIN = {Block, Attention, Mlp, nn.Linear, nn.LayerNorm, LayerNorm, nn.GELU, nn.Identity, nn.Dropout}
 
 
 def run_blocks(blocks: Iterable[Block], tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-    """Send tokens through timm's pre-norm blocks (no layer scale, dropout or q/k norm, as `Encoder` builds them)."""
+    """Send tokens through timm's pre-norm blocks."""
     for block in blocks:
-        tokens = _block(block, tokens) if _applies(tokens) else block(tokens)
+        tokens = _block(block, tokens) if _applies(tokens) and _is_plain(block) else block(tokens)
     return tokens
 
 
@@ -57,7 +59,7 @@ def run_decoder(
         places: which rows of the table each image takes.
     """
     tokens = torch.cat([known, F.embedding(places, table)], dim=1)
-    if not _applies(tokens):
+    if not (_applies(tokens) and all(map(_is_plain, blocks))):
         return run_blocks(blocks, tokens)[:, known.shape[1] :]
     projected = [_qkv(blocks[0], known), F.embedding(places, _qkv(blocks[0], table))]
     for number, block in enumerate(blocks, start=1):
@@ -71,7 +73,7 @@ def norm_linear(norm: nn.LayerNorm, linear: nn.Linear, x: Float[Tensor, "... D"]
     if not _applies(x):
         projected: Tensor = linear(norm(x))
         return projected
-    fused: Tensor = _NormLinear.apply(x, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias)
+    fused: Tensor = _NormLinear.apply(x, norm.weight, norm.bias, linear.weight, linear.bias, norm.eps)
     return fused
 
 
@@ -106,6 +108,25 @@ def _block(block: Block, tokens: Tensor, *, qkv: Tensor | None = None, start: in
     return gelu_linear_add(block.mlp.fc2, norm_linear(block.norm2, block.mlp.fc1, wanted), wanted)
 
 
+def _is_plain(block: nn.Module) -> bool:
+    """Say whether calling the block does no more than its formula: nothing is adapted, sharded, compiled or hooked."""
+    return type(block) is Block and all(map(_is_plain_part, block.modules()))
+
+
+def _is_plain_part(module: nn.Module) -> bool:
+    hooks = (
+        module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks,
+        module._compiled_call_impl,
+    )  # fmt: skip
+    if any(hooks) or type(module) not in _PLAIN:
+        return False
+    if isinstance(module, nn.Linear):
+        return module.bias is not None
+    if isinstance(module, nn.GELU):
+        return module.approximate == "none"
+    return not (isinstance(module, nn.Dropout) and module.training and module.p > 0)
+
+
 def _applies(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
@@ -118,7 +139,7 @@ def _applies(x: Tensor) -> bool:
 
 class _NormLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, shift: Tensor, eps: float, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gain: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gain, shift, eps)
         ctx.save_for_backward(x, mean, rstd, gain, shift, weight)
         ctx.eps = eps
@@ -128,14 +149,18 @@ class _NormLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, rstd, gain, shift, weight = ctx.saved_tensors
-        normed = torch.native_layer_norm(x, x.shape[-1:], gain, shift, ctx.eps)[0]
-        grad_weight, grad_bias = _weight_grads(grad, normed)
-        del normed  # makes room before the next large tensor is made
-        grad_normed = _product(grad, weight.t())
-        grad_x, grad_gain, grad_shift = torch.ops.aten.native_layer_norm_backward(
-            grad_normed, x, x.shape[-1:], mean, rstd, gain, shift, _NORM_GRADS
-        )
-        return grad_x, grad_gain, grad_shift, None, grad_weight, grad_bias
+        *wanted, weight_wanted, bias_wanted, _ = ctx.needs_input_grad
+        grad_weight = None
+        if weight_wanted:  # the normalised copy is gone before the next large tensor is made
+            normed = torch.native_layer_norm(x, x.shape[-1:], gain, shift, ctx.eps)[0]
+            grad_weight = _weight_grad(grad, normed)
+            del normed
+        grads: tuple[Tensor | None, ...] = (None, None, None)
+        if any(wanted):
+            grads = torch.ops.aten.native_layer_norm_backward(
+                _product(grad, weight.t()), x, x.shape[-1:], mean, rstd, gain, shift, wanted
+            )
+        return *grads, grad_weight, _bias_grad(grad) if bias_wanted else None, None
 
 
 class _LinearAdd(torch.autograd.Function):
@@ -146,9 +171,15 @@ class _LinearAdd(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        return _product(grad, weight.t()), *_weight_grads(grad, x), grad
+        x_wanted, weight_wanted, bias_wanted, _ = ctx.needs_input_grad
+        return (
+            _product(grad, weight.t()) if x_wanted else None,
+            _weight_grad(grad, x) if weight_wanted else None,
+            _bias_grad(grad) if bias_wanted else None,
+            grad,
+        )
 
 
 class _GeluLinearAdd(torch.autograd.Function):
@@ -159,12 +190,15 @@ class _GeluLinearAdd(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight = ctx.saved_tensors
-        grad_weight, grad_bias = _weight_grads(grad, F.gelu(hidden))
-        grad_hidden = _product(grad, weight.t())
-        torch.ops.aten.gelu_backward.grad_input(grad_hidden, hidden, grad_input=grad_hidden)  # in place
-        return grad_hidden, grad_weight, grad_bias, grad
+        hidden_wanted, weight_wanted, bias_wanted, _ = ctx.needs_input_grad
+        grad_weight = _weight_grad(grad, F.gelu(hidden)) if weight_wanted else None
+        grad_hidden = None
+        if hidden_wanted:
+            grad_hidden = _product(grad, weight.t())
+            torch.ops.aten.gelu_backward.grad_input(grad_hidden, hidden, grad_input=grad_hidden)  # in place
+        return grad_hidden, grad_weight, _bias_grad(grad) if bias_wanted else None, grad
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -177,6 +211,9 @@ def _product_add(x: Tensor, weight: Tensor, bias: Tensor, to: Tensor) -> Tensor:
     return total
 
 
-def _weight_grads(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    rows = grad.flatten(0, -2)
-    return rows.t() @ x.flatten(0, -2), rows.sum(dim=0)
+def _weight_grad(grad: Tensor, x: Tensor) -> Tensor:
+    return grad.flatten(0, -2).t() @ x.flatten(0, -2)
+
+
+def _bias_grad(grad: Tensor) -> Tensor:
+    return grad.flatten(0, -2).sum(dim=0)

@@ -173,10 +173,27 @@ class MaskedAutoencoder(nn.Module):
             images: normalised.
             noise: the patches with the smallest values stay visible; drawn uniformly unless given. A `cross` decoder
                 in training predicts those with the next smallest.
+
+        Raises:
+            PacxError: images or noise of another shape than the encoder's.
         """
         return self._complete(images, noise, share=self.predict_share if self.training else 1.0)
 
+    def _check_input(self, images: Tensor, noise: Tensor | None) -> None:
+        config = self.encoder.config
+        expected = (config.preprocess.in_chans, config.preprocess.image_size, config.preprocess.image_size)
+        if images.shape[1:] != expected:  # another size would be cut and placed wrongly, without a word
+            raise PacxError(
+                f"Found images of shape {tuple(images.shape)}; this network takes (B, {', '.join(map(str, expected))})."
+            )
+        if noise is not None and noise.shape != (len(images), config.num_patches):
+            raise PacxError(
+                f"Found noise of shape {tuple(noise.shape)}; there is one number per patch: "
+                f"({len(images)}, {config.num_patches})."
+            )
+
     def _complete(self, images: Tensor, noise: Tensor | None, *, share: float) -> MaeOutput:
+        self._check_input(images, noise)
         patches = patchify(images, self.encoder.config.patch_size)
         if noise is None:
             noise = torch.rand(patches.shape[:2], device=patches.device)

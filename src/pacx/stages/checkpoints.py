@@ -1,8 +1,9 @@
 """Checkpoints: replaced whole, read without running code, and only taken up by the run that made them.
 
-RUN/checkpoints/last.ckpt     everything that is needed to go on; written after each epoch
-RUN/checkpoints/best.ckpt     the same, of the epoch with the best monitored value
-RUN/checkpoints/made_by.json  the arguments and inputs that these checkpoints belong to
+RUN/checkpoints/last.ckpt           everything that is needed to go on: the newest (`pacx.stages.saving` says when)
+RUN/checkpoints/step-00001234.ckpt  older ones, where more than one is kept
+RUN/checkpoints/best.ckpt           the same, of the epoch with the best monitored value
+RUN/checkpoints/made_by.json        the arguments and inputs that these checkpoints belong to
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +32,18 @@ Resume = bool | Literal["auto"]
 log = logging.getLogger("pacx")
 
 # These change where or how fast a run computes, not what; a run may be continued with other values.
-_SPEED_ONLY = frozenset({"resume", "workers", "accelerator", "devices", "strategy"})
+_SPEED_ONLY = frozenset(
+    {
+        "resume", "workers", "accelerator", "devices", "num_nodes", "strategy", "compile", "keep_checkpoints",
+        "checkpoint_minutes",
+    }
+)  # fmt: skip
+
+# What a run did before the flag existed; its checkpoints count as made with this value.
+_BEFORE = {
+    "accumulate": 1, "base_learning_rate": None, "channels": 1, "decoder": "standard", "encoder": None,
+    "predict_share": 0.25,
+}  # fmt: skip
 
 
 def resume_path(run: RunFolder, resume: Resume) -> Path | None:
@@ -45,23 +58,26 @@ def resume_path(run: RunFolder, resume: Resume) -> Path | None:
     Raises:
         PacxError: `resume` is true and there is nothing to go on from.
     """
+    if not run.first:  # `fit` tells the others of a joint training what this one decides
+        return None
     folder = run.path / "checkpoints"
-    last = folder / "last.ckpt"
     stamp = _stamp(run)
     for unfinished in folder.glob(".*.ckpt.*"):  # a kill while saving leaves one
         unfinished.unlink()
-    if resume is not False and last.is_file():
+    found = _newest_first(folder)
+    if resume is not False and found:
         changed = _changed(folder / "made_by.json", stamp)
         if not changed:
-            return last
+            return _first_undamaged(found, command=run.command)
         if resume is True:
             raise PacxError(
-                f"{last} was made with other settings ({', '.join(changed)}). Use the settings in its made_by.json, "
-                "or pass --resume false to start anew."
+                f"{found[0]} was made with other settings ({', '.join(changed)}). Use the settings in its "
+                "made_by.json, or pass --resume false to start anew."
             )
         log.warning("%s: settings changed (%s); starting anew", run.command, ", ".join(changed))
     elif resume is True:
-        raise PacxError(f"There is no checkpoint at {last} to go on from. Use --resume auto, or check --out.")
+        raise PacxError(f"There is no checkpoint in {folder} to go on from. Use --resume auto, or check --out.")
+    (folder / "made_by.json").unlink(missing_ok=True)  # first: a folder half removed is not gone on from
     shutil.rmtree(folder, ignore_errors=True)
     (run.path / "metrics.csv").unlink(missing_ok=True)
     shutil.rmtree(run.path / "tensorboard", ignore_errors=True)
@@ -105,7 +121,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         except OSError as error:
             raise PacxError(
                 f"The checkpoint {target} could not be written ({error.strerror}). Free some space there and run the "
-                "same command again; it goes on from the last finished epoch."
+                "same command again; it goes on from the checkpoint before."
             ) from error
         finally:
             Path(temporary).unlink(missing_ok=True)
@@ -117,6 +133,39 @@ class SafeCheckpointIO(TorchCheckpointIO):
             PacxError: the file is damaged or holds something else.
         """
         return _read(Path(path), map_location)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    last = folder / "last.ckpt"
+    return [last] * last.is_file() + sorted(folder.glob("step-*.ckpt"), reverse=True)
+
+
+def _first_undamaged(found: list[Path], *, command: str) -> Path:
+    """Return the newest checkpoint whose checksums hold; what is damaged is put aside.
+
+    Raises:
+        PacxError: none is whole.
+    """
+    damages: dict[Path, str] = {}
+    for path in found:
+        damage = _damage(path)
+        if damage is None:
+            for bad, reason in damages.items():
+                log.warning("%s: %s is damaged (%s); going on from the one before", command, bad, reason)
+                bad.replace(bad.with_name(f"{bad.name}.damaged"))
+            return path
+        damages[path] = damage
+    raise PacxError(f"The checkpoint {found[0]} cannot be read: {damages[found[0]]} Pass --resume false to start anew.")
+
+
+def _damage(path: Path) -> str | None:
+    """Check a checkpoint, which is a zip archive, against its checksums; `torch.load` does not look at them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        return f"{error}."
+    return None if bad is None else f"{bad} does not have the checksum that it was written with."
 
 
 def _read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -139,7 +188,7 @@ def _changed(path: Path, stamp: dict[str, Any]) -> list[str]:
     if not path.is_file():
         return ["made_by.json is missing"]
     old = json.loads(path.read_text(encoding="utf-8"))
-    flat_old, flat_new = _flat(old), _flat(stamp)
+    flat_old, flat_new = {**_BEFORE, **_flat(old)}, {**_BEFORE, **_flat(stamp)}
     return sorted(key for key in flat_old | flat_new if flat_old.get(key) != flat_new.get(key))
 
 

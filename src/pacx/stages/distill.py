@@ -103,7 +103,8 @@ def distill(
 
     Args:
         store: the store whose images the banks belong to.
-        encoder: where to start: an encoder folder, or random:FOLDER for fresh weights of the same architecture.
+        encoder: where to start: an encoder folder, random:FOLDER for fresh weights of the same architecture, or any
+            foreign weights that `pacx convert` takes.
         banks: one bank folder per teacher.
         adaptation: lora; last = the last blocks and the final norm; full = everything.
         rank: rank of the LoRA matrices.

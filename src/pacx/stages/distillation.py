@@ -58,19 +58,15 @@ class Distillation(L.LightningModule):
         self.warmup_epochs = warmup_epochs
         self._seen: list[dict[str, Any]] = []
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
-        """Compare images with their teachers; return the loss, or None to skip a step whose loss is not finite."""
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Compare images with their teachers; the guard sees to losses that are not finite."""
         made = self.forward(batch)
         parts = self.loss(made)
-        if not self.guard.accepts(parts["loss"], batch["index"]):
-            return None
-        size = len(batch["index"])
-        self.log_dict(
-            {f"train_{key}": value for key, value in parts.items()}, on_step=False, on_epoch=True, batch_size=size
-        )
-        self.log(
-            "skipped_steps", float(self.guard.skipped), on_step=False, on_epoch=True, reduce_fx="max", batch_size=size
-        )
+        if self.guard.accepts(parts["loss"], batch["index"]):
+            named = {f"train_{key}": value for key, value in parts.items()}
+            self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(batch["index"]), sync_dist=True)
+        skipped = float(self.guard.skipped)
+        self.log("skipped_steps", skipped, on_step=False, on_epoch=True, reduce_fx="max", sync_dist=True)
         return parts["loss"]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -82,7 +78,7 @@ class Distillation(L.LightningModule):
         made = join(self._seen)
         self._seen = []
         self.log_dict({f"val_{key}": value for key, value in self.measure(made).items()}, sync_dist=True)
-        self.log("temperature", 1 / self.student.scale().detach())
+        self.log("temperature", 1 / self.student.scale().detach(), sync_dist=True)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
         """Return what the student and the teachers make of the batch."""

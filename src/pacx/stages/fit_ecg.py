@@ -198,12 +198,11 @@ class EcgClassification(L.LightningModule):
         self.weight_decay = weight_decay
         self.warmup_epochs = warmup_epochs
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
-        """Augment and classify; return the loss, or None to skip a step whose loss is not finite."""
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Augment and classify; the guard sees to losses that are not finite."""
         loss = known_label_loss(self.net(augment_ecg(batch["ecg"], **self.augmentation)), batch["label"])
-        if not self.guard.accepts(loss, batch["index"]):
-            return None
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["index"]), sync_dist=True)
+        if self.guard.accepts(loss, batch["index"]):
+            self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["index"]), sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

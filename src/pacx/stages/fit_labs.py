@@ -120,7 +120,7 @@ def fit_labs(
         module = LabsDenoising(
             LabsAutoencoder(len(reference), hidden=hidden, dim=dim),
             image_ids=cohort.manifest["image_id"].tolist(), dropout=dropout, learning_rate=learning_rate,
-            weight_decay=weight_decay, warmup_steps=warmup_steps, total_steps=total_steps,
+            weight_decay=weight_decay, warmup_steps=warmup_steps,
         )  # fmt: skip
         loaders = {
             name: array_loader(
@@ -168,7 +168,6 @@ class LabsDenoising(L.LightningModule):
         learning_rate: peak learning rate.
         weight_decay: decay of all parameters.
         warmup_steps: linear warm-up, in optimiser steps.
-        total_steps: optimiser steps of the whole run.
     """
 
     def __init__(
@@ -180,7 +179,6 @@ class LabsDenoising(L.LightningModule):
         learning_rate: float,
         weight_decay: float,
         warmup_steps: int,
-        total_steps: int,
     ) -> None:
         super().__init__()
         self.net = net
@@ -188,15 +186,14 @@ class LabsDenoising(L.LightningModule):
         self.dropout = dropout
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
-        self.schedule = partial(warmup_cosine, warmup_steps=warmup_steps, total_steps=total_steps)
+        self.warmup_steps = warmup_steps
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
-        """Hide entries anew in every step; return the loss, or None to skip a step whose loss is not finite."""
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Hide entries anew in every step; the guard sees to losses that are not finite."""
         shown = hide_entries(batch["observed"], probability=self.dropout)
         loss = reconstruction_loss(self.net(batch["labs"], shown)[0], batch["labs"], batch["observed"])
-        if not self.guard.accepts(loss, batch["index"]):
-            return None
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(shown), sync_dist=True)
+        if self.guard.accepts(loss, batch["index"]):
+            self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(shown), sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -208,7 +205,9 @@ class LabsDenoising(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW, warm-up and cosine to zero, per step."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = partial(warmup_cosine, warmup_steps=self.warmup_steps, total_steps=total_steps)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 
 from pacx.models.mae import MaskedAutoencoder
@@ -44,25 +45,36 @@ class MaskedPretraining(L.LightningModule):
         self.warmup_epochs = warmup_epochs
         self.seed = seed
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
-        """Hide patches anew in every epoch; return the loss, or None to skip a step whose loss is not finite."""
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Hide patches anew in every epoch; the guard sees to losses that are not finite."""
         output = self.model(batch["image"], self._noise(batch["index"], epoch=self.current_epoch))
-        if not self.guard.accepts(output.loss, batch["index"]):
-            return None
         size = len(batch["index"])
-        self.log("train_loss", output.loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
-        visible = (1 - output.mask.float()).sum(dim=1).mean()
-        self.log("visible_tokens", visible, on_step=False, on_epoch=True, batch_size=size)
-        self.log(
-            "skipped_steps", float(self.guard.skipped), on_step=False, on_epoch=True, reduce_fx="max", batch_size=size
-        )
+        if self.guard.accepts(output.loss, batch["index"]):
+            self.log("train_loss", output.loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+            visible = (1 - output.mask.float()).sum(dim=1).mean()
+            self.log("visible_tokens", visible, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        skipped = float(self.guard.skipped)
+        self.log("skipped_steps", skipped, on_step=False, on_epoch=True, reduce_fx="max", sync_dist=True)
         loss: Tensor = output.loss
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        """Start from nothing."""
+        self._val_total = torch.zeros(2, device=self.device)  # sum of losses, number of images
+
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Measure the loss with the masks that never change."""
-        output = self.model(batch["image"], self._noise(batch["index"], epoch=None))
-        self.log("val_loss", output.loss, batch_size=len(batch["index"]), sync_dist=True)
+        """Measure the loss with the masks that never change; an image that several processes got counts once."""
+        loader: Any = self.trainer.val_dataloaders
+        fresh = min(len(batch["index"]), max(0, loader.sampler.num_fresh() - batch_idx * loader.batch_size))
+        # All of the batch is looked at where none of it counts: sharded weights are gathered by all processes together.
+        counted = {key: value[: fresh or None] for key, value in batch.items()}
+        output = self.model(counted["image"], self._noise(counted["index"], epoch=None))
+        self._val_total += torch.stack([output.loss * fresh, torch.full_like(output.loss, fresh)])
+
+    def on_validation_epoch_end(self) -> None:
+        """Average over all images, whichever process had them."""
+        total = self.trainer.strategy.reduce(self._val_total, reduce_op="sum")
+        self.log("val_loss", total[0] / total[1], sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW, warm-up and cosine to zero."""

@@ -1,27 +1,28 @@
-"""How fast to learn and what to shrink: pure functions, plus the guard against losses that are not numbers.
+"""How fast to learn and what to shrink: the optimiser and its schedule, as functions.
 
 * The learning rate is a function of the step index alone, so a resumed run cannot drift from an uninterrupted one.
+  Lightning steps once per `accumulate` batches and once more on what is left at the end of an epoch, so an epoch has
+  ceil(batches / accumulate) steps; batches are counted per process.
 * Weight decay acts on matrices only. Norm gains, biases, tokens, position tables and the temperature have no reason
   to be near zero.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pacx.errors import PacxError
 
-__all__ = ["LossGuard", "adamw_with_warmup", "parameter_groups", "warmup_cosine", "warmup_cosine_schedule"]
+if TYPE_CHECKING:  # 100 MiB that a function of numbers does not need
+    import lightning as L
 
-log = logging.getLogger("pacx")
+__all__ = ["adamw_with_warmup", "parameter_groups", "warmup_cosine", "warmup_cosine_schedule"]
 
 _UNDECAYED = frozenset({"cls_token", "mask_token", "reg_token", "pos_embed", "decoder_pos_embed", "logit_scale"})
 
@@ -76,9 +77,16 @@ def adamw_with_warmup(
     betas: tuple[float, float] = (0.9, 0.999),
     floor: float = 0.0,
 ) -> Any:
-    """Make what `configure_optimizers` returns: AdamW over the trainable parameters, warm-up, cosine to `floor`."""
+    """Make what `configure_optimizers` returns: AdamW over the trainable parameters, warm-up, cosine to `floor`.
+
+    The step is one fused kernel, except where float16 gradients are scaled: a fused step undoes the scaling itself,
+    too late for gradients to be clipped before it.
+    """
     optimizer = torch.optim.AdamW(
-        parameter_groups(network.named_parameters(), weight_decay=weight_decay), lr=learning_rate, betas=betas
+        parameter_groups(network.named_parameters(), weight_decay=weight_decay),
+        lr=learning_rate,
+        betas=betas,
+        fused=getattr(trainer.precision_plugin, "scaler", None) is None,
     )
     epochs = int(trainer.max_epochs or 1)
     schedule = warmup_cosine_schedule(
@@ -109,44 +117,3 @@ def parameter_groups(
         (undecayed if plain else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
-
-
-class LossGuard:
-    """Skips steps whose loss is NaN or infinite, and stops when they do not cease.
-
-    Args:
-        image_ids: the store's ids, by row; the message names those of the last bad batch.
-        limit: how many bad steps in a row end the run.
-    """
-
-    def __init__(self, image_ids: Sequence[str], *, limit: int = 3) -> None:
-        self.image_ids = image_ids
-        self.limit = limit
-        self.skipped = 0
-        self._in_a_row = 0
-
-    def accepts(self, loss: Tensor, rows: Tensor) -> bool:
-        """Say whether this step may be taken.
-
-        Args:
-            loss: the scalar loss.
-            rows: (B,) store rows of the batch.
-
-        Raises:
-            PacxError: `limit` losses in a row were not finite.
-        """
-        if bool(torch.isfinite(loss.detach())):
-            self._in_a_row = 0
-            return True
-        self.skipped += 1
-        self._in_a_row += 1
-        ids = [str(self.image_ids[row]) for row in rows.tolist()]
-        named = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-        log.warning("The loss is not finite; this step is skipped (images %s).", named)
-        if self._in_a_row >= self.limit:
-            raise PacxError(
-                f"The loss was not finite {self._in_a_row} times in a row; the last batch held the images {named}. "
-                "Look at these images, lower --learning_rate, or use --precision 32-true. The run up to the last "
-                "finished epoch is kept."
-            )
-        return False

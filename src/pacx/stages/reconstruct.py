@@ -1,9 +1,8 @@
 # ruff: noqa: F722
 """What a masked autoencoder fills in: the picture by which one judges pre-training at a glance.
 
-Three rows per picture: the X-ray, what the encoder saw of it, and the model's completion with the visible patches
-pasted back (the loss never asks the decoder for visible patches, so showing its output there would mislead).
-A trained model fills in anatomy (mediastinum, diaphragm, ribs); an untrained one fills in gray.
+A trained model fills in anatomy (mediastinum, diaphragm, ribs); an untrained one fills in gray. Which patches are
+hidden is a function of (seed, image), so two models can be compared on the same puzzles.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ from pacx.models.encoder import load_encoder
 from pacx.models.mae import MaskedAutoencoder
 from pacx.models.weights import load_weights, save_weights
 from pacx.preprocess import Preprocess
-from pacx.runs import open_run, write_json
+from pacx.runs import RunFolder, open_run, write_json
+from pacx.stages.completions import complete, draw_completion, hidden_errors
 
 __all__ = ["draw_reconstructions", "fixed_images", "load_autoencoder", "mask_noise", "reconstruct", "save_autoencoder"]
 
@@ -60,6 +60,8 @@ def reconstruct(
         pacx reconstruct --run runs/pretrain --store stores/nih --out runs/reconstructions
     """
     arguments = dict(locals())
+    if num_images < 1:
+        raise PacxError(f"num_images is {num_images}; give the number of images to draw, 1 or more.")
     with open_run(out, command="reconstruct", config=arguments, overwrite=overwrite) as folder:
         model = load_autoencoder(Path(run), mask_ratio=mask_ratio)
         cohort = Store.open(store)
@@ -68,9 +70,8 @@ def reconstruct(
         preprocess = model.encoder.config.preprocess
         images, rows = fixed_images(cohort, split, preprocess=preprocess, count=num_images)
         noise = mask_noise(rows, model.encoder.config.num_patches, seed=seed)
-        figure = folder.figure("reconstructions.png", caption=_caption(model.mask_ratio, split))
-        draw_reconstructions(model, images, noise, path=figure)
-        return folder.finish({"num_images": len(rows), **_errors(model, images, noise)})
+        errors = draw_reconstructions(model, images, noise, run=folder, what=f"{split} images")
+        return folder.finish({"num_images": len(rows), "mask_ratio": model.mask_ratio, **errors})
 
 
 def mask_noise(
@@ -137,60 +138,21 @@ def fixed_images(
     return torch.stack([dataset[(0, position)]["image"] for position in range(len(chosen))]), chosen
 
 
-@torch.inference_mode()
 def draw_reconstructions(
-    model: MaskedAutoencoder, images: Float[Tensor, "B C S S"], noise: Float[Tensor, "B N"], *, path: Path
-) -> None:
-    """Draw input, visible patches and completed image, one column per image."""
-    from matplotlib.figure import Figure
-
-    config = model.encoder.config
-    filled = model.reconstruct(images, noise)
-    seen = images.masked_fill(model.pixel_mask(model(images, noise).mask).bool(), float("nan"))
-    rows = [("X-ray", images), (f"seen ({1 - model.mask_ratio:.0%})", seen), ("filled in", filled)]
-    width = 1.45 * len(images)
-    figure = Figure(figsize=(width + 0.4, 1.45 * len(rows)), dpi=110, facecolor="white")
-    axes = figure.subplots(len(rows), len(images), squeeze=False)
-    for line, (title, pictures) in zip(axes, rows, strict=True):
-        for axis, picture in zip(line, _gray(pictures, config.preprocess), strict=True):
-            axis.imshow(np.ma.masked_invalid(picture), cmap=_cmap(), vmin=0, vmax=1, interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.spines[:].set_visible(False)
-        line[0].set_ylabel(title, fontsize=9)
-    figure.subplots_adjust(left=0.4 / (width + 0.4), right=1, top=1, bottom=0, wspace=0.03, hspace=0.03)
-    figure.savefig(path)
-
-
-@torch.inference_mode()
-def _errors(model: MaskedAutoencoder, images: Tensor, noise: Tensor) -> dict[str, float]:
-    """Squared error on hidden pixels in [0, 1] units, and that of the visible patches' mean gray as a yardstick."""
-    config = model.encoder.config
-    hidden = model.pixel_mask(model(images, noise).mask).bool().expand_as(images)
-    std = torch.tensor(config.preprocess.std).view(1, -1, 1, 1)
-    error = ((model.reconstruct(images, noise) - images) * std) ** 2
-    mean = (images * ~hidden).sum(dim=(2, 3), keepdim=True) / (~hidden).sum(dim=(2, 3), keepdim=True)
-    plain = ((mean - images) * std) ** 2
-    return {
-        "mask_ratio": model.mask_ratio,
-        "hidden_mse": float(error[hidden].mean()),
-        "mean_gray_mse": float(plain[hidden].mean()),
-    }
-
-
-def _gray(images: Tensor, preprocess: Preprocess) -> NDArray[np.float32]:
-    first: NDArray[np.float32] = (images[:, 0] * preprocess.std[0] + preprocess.mean[0]).clamp(0, 1).float().numpy()
-    return first
-
-
-def _cmap() -> Any:
-    from matplotlib import colormaps
-
-    return colormaps["gray"].with_extremes(bad="#27364a")  # hidden patches must not look like dark lung
-
-
-def _caption(mask_ratio: float, split: str) -> str:
-    return (
-        f"Masked autoencoding on {split} images: the X-ray, the {1 - mask_ratio:.0%} of patches that the encoder sees, "
-        "and what the model fills in (visible patches pasted back)."
+    model: MaskedAutoencoder,
+    images: Float[Tensor, "B C S S"],
+    noise: Float[Tensor, "B N"],
+    *,
+    run: RunFolder,
+    what: str,
+) -> dict[str, float]:
+    """Draw `figures/reconstructions.png` into a run folder; return the errors on hidden pixels."""
+    made = complete(model, images, noise)
+    seen = f"{model.num_visible} of {model.encoder.config.num_patches}"
+    given = ", with the true brightness and contrast of each patch" if model.normalise_targets else ""
+    caption = (
+        f"Masked autoencoding on {what}: the X-ray, the {seen} patches that the encoder sees, what the model fills "
+        f"in{given} (visible patches pasted back), and the difference."
     )
+    draw_completion(made, seen=f"seen: {seen}", path=run.figure("reconstructions.png", caption=caption))
+    return hidden_errors(made)

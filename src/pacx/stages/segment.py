@@ -76,7 +76,8 @@ def segment(
 
     Args:
         store: a store with masks.
-        encoder: encoder folder, or random:FOLDER for fresh weights of the same architecture.
+        encoder: encoder folder, random:FOLDER for fresh weights of the same architecture, or any foreign weights
+            that `pacx convert` takes.
         mask: which of the store's masks.
         epochs: passes over the training images.
         batch_size: images per step; no more than there are.

@@ -59,15 +59,14 @@ class MaskDecoding(L.LightningModule):
         self.warmup_epochs = warmup_epochs
         self.seed = seed
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
-        """Decode, mirrored or not; return the loss, or None to skip a step whose loss is not finite."""
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Decode, mirrored or not; the guard sees to losses that are not finite."""
         flipped = self._flipped(batch["index"])
         truth = self._truth(batch["index"])
         truth = torch.where(flipped.view(-1, 1, 1), truth.flip(-1), truth)
         loss = segmentation_loss(self._logits(batch, flipped, truth.shape[-1]), truth)
-        if not self.guard.accepts(loss, batch["index"]):
-            return None
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(truth))
+        if self.guard.accepts(loss, batch["index"]):
+            self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(truth))
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

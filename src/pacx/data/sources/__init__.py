@@ -35,7 +35,7 @@ class Options:
     """What a user may tell a source; each uses some of it and refuses the rest. See `pacx prepare --help`."""
 
     part: str | None = None
-    patient_from: Literal["file", "folder"] = "file"
+    patient_from: Literal["file", "folder", "top-folder"] = "file"
     path_column: str = "path"
     patient_column: str = "patient_id"
     label_columns: tuple[str, ...] = ()

@@ -5,7 +5,8 @@ hidden; the content decides when it is read, and what is no image ends in `rejec
 suffix are found.
 
 Who is the same patient decides about leaks between the splits. `patient_from=file` takes each file for a patient of
-its own; with several images per patient put them in one folder per patient and use `patient_from=folder`.
+its own; with several images per patient put them in one folder per patient and use `patient_from=folder`, or
+`patient_from=top-folder` where that folder has others inside (CheXpert: patient00001/study1/view1_frontal.jpg).
 """
 
 from __future__ import annotations
@@ -52,8 +53,7 @@ def read(root: Path, *, options: Options) -> Manifest:
     if len(images) < len(files):
         log.info("folder: left out %d files that are not images by their names", len(files) - len(images))
     relative = [file.relative_to(root) for file in images]
-    by_folder = options.patient_from == "folder"
-    if not by_folder:
+    if options.patient_from == "file":
         log.warning(
             "folder: each of the %d files counts as a patient of its own. If some show the same patient, training and "
             "test will share patients: use --patient-from folder, or the source `table` with a patient column.",
@@ -63,11 +63,17 @@ def read(root: Path, *, options: Options) -> Manifest:
         {
             "image_id": [path.as_posix() for path in relative],
             "path": [path.as_posix() for path in relative],
-            "patient_id": [(path.parent if by_folder else path).as_posix() for path in relative],
+            "patient_id": [_patient(path, options.patient_from) for path in relative],
         }
     )
     table["split"] = split_patients(table, fractions=options.split_fractions, seed=options.seed)
     return Manifest(root.resolve().name, table, root=root, about=f"every image below the folder {root.resolve().name}")
+
+
+def _patient(relative: Path, patient_from: str) -> str:
+    if patient_from == "top-folder":
+        return relative.parts[0]
+    return (relative.parent if patient_from == "folder" else relative).as_posix()
 
 
 def _list(root: Path) -> list[Path]:
