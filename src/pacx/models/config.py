@@ -7,6 +7,7 @@ Sizes are those of Dosovitskiy et al. 2021 (arXiv 2010.11929, Table 1: base, lar
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
     "huge": (1280, 32, 16, 14),
 }
 FORMAT = "pacx-encoder-1"
+MOST_PATCHES = 1 << 16
+"""a grid of 256 x 256; a damaged image size would otherwise ask for all memory there is"""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,16 @@ class EncoderConfig:
             _check_positive(name, getattr(self, name), (int, float))
         if self.preprocess.image_size % self.patch_size:
             raise PacxError(_no_whole_patches(self.preprocess.image_size, self.patch_size))
+        if self.num_patches > MOST_PATCHES:
+            raise PacxError(
+                f"Image size {self.preprocess.image_size} has {self.num_patches} patches of edge {self.patch_size}; "
+                f"allowed: at most {MOST_PATCHES}. Use smaller images or larger patches."
+            )
+        if not isinstance(self.provenance, dict) or not isinstance(self.provenance.get("changed", []), list):
+            raise PacxError(
+                f"Found provenance = {str(self.provenance)[:80]!r}; it is an object with entries, of "
+                "which `changed` is a list."
+            )
         if self.width % self.heads:
             raise PacxError(f"Width {self.width} cannot be shared by {self.heads} heads. Use a divisor of the width.")
         if self.width % 4:
@@ -127,12 +140,14 @@ class EncoderConfig:
                 f"An encoder's configuration has exactly the keys {sorted(names)}. "
                 f"Missing: {sorted(names - given) or 'none'}; unknown: {sorted(given - names) or 'none'}."
             )
+        if not isinstance(content["preprocess"], dict):
+            raise PacxError(f"Found preprocess = {content['preprocess']!r}; an encoder needs an object there.")
         preprocess = Preprocess.from_dict(content["preprocess"])
         return cls(**{**{name: content[name] for name in names}, "preprocess": preprocess})
 
 
 def _check_positive(name: str, value: object, kind: type | tuple[type, ...]) -> None:
-    if isinstance(value, bool) or not isinstance(value, kind) or not value > 0:  # type: ignore[operator]
+    if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < math.inf:  # type: ignore[operator]
         wanted = "a positive whole number" if kind is int else "a positive number"
         raise PacxError(f"Found {name} = {value!r}; an encoder needs {wanted} there.")
 

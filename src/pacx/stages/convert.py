@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pacx.models.encoder import load_encoder, weights_hash
-from pacx.models.formats.export import Target, export
+from pacx.models.formats.export import Target, check_target, export
 from pacx.preprocess import Geometry
 from pacx.runs import open_run
 
@@ -77,6 +77,7 @@ def convert(
         heads=heads,
         lora_alpha=lora_alpha,
     )
+    check_target(encoder.config, to=to)
     provenance = encoder.config.provenance
     with open_run(out, command="convert", config=config, overwrite=overwrite) as run:
         run.read("source", path=source, sha256=provenance.get("sha256"))

@@ -57,9 +57,10 @@ def test_a_round_trip_keeps_every_bit_and_setting(to: Any, channels: int, geomet
     assert (again / "model.safetensors").read_bytes() == (tmp_path / to / "model.safetensors").read_bytes()
 
 
-def test_padding_makes_the_round_trip_through_timm(tmp_path: Path) -> None:
-    encoder = make(geometry="pad")
-    assert load_encoder(export(encoder, tmp_path / "timm", to="timm")).config.preprocess == encoder.config.preprocess
+def test_padding_is_refused_for_timm_which_pads_with_gray(tmp_path: Path) -> None:
+    with pytest.raises(PacxError, match="with gray"):
+        export(make(geometry="pad"), tmp_path / "timm", to="timm")
+    assert not (tmp_path / "timm").exists()
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -265,3 +265,48 @@ def test_a_timm_folder_of_an_unknown_architecture_is_refused(tmp_path: Path) -> 
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_of_tomorrow"}))
     with pytest.raises(PacxError, match="vit_of_tomorrow"):
         load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_args": {"checkpoint_path": "evil.pth"}}, r"model_args\.checkpoint_path"),
+        ({"model_args": {"pretrained_cfg": {"file": "evil.pth"}}}, r"model_args\.pretrained_cfg"),
+        ({"architecture": "hf-hub:owner/evil"}, "no architecture 'hf-hub:owner/evil'"),
+        ({"architecture": "local-dir:evil"}, "no architecture 'local-dir:evil'"),
+        ({"architecture": ["vit_tiny_patch16_224"]}, "no architecture"),
+        ({"model_args": [1, 2]}, "model_args"),
+        ({"model_args": {"depth": 0}}, "depth = '0'"),
+        ({"model_args": {"num_heads": 0}}, "num_heads = '0'"),
+        ({"model_args": {"depth": 10**9}}, "depth"),
+    ],
+)
+def test_a_timm_folder_that_asks_for_more_than_an_architecture_never_reaches_timm(
+    changes: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(timm_vit().state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_tiny_patch16_224", **changes}))
+    calls: list[object] = []
+    monkeypatch.setattr(timm, "create_model", lambda *names, **_: calls.append(names))
+    with pytest.raises(PacxError, match=message):
+        load_encoder(tmp_path)
+    assert calls == []
+
+
+@pytest.mark.parametrize("value", [None, "abc", 0, -1, float("inf"), float("nan"), [1]])
+@pytest.mark.parametrize("name", ["layer_norm_eps", "num_attention_heads", "num_hidden_layers"])
+def test_a_damaged_value_of_hugging_face_is_refused_by_its_name(name: str, value: Any, tmp_path: Path) -> None:
+    source = of_huggingface("ViTModel")
+    folder = source.write(source.state, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, name: value}))
+    with pytest.raises(PacxError, match=name):
+        load_encoder(folder)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64])
+def test_weights_that_are_no_real_numbers_are_refused_by_name(kind: torch.dtype, tmp_path: Path) -> None:
+    state = timm_vit().state_dict()
+    torch.save({**state, "norm.weight": state["norm.weight"].to(kind)}, tmp_path / "vit.pth")
+    with pytest.raises(PacxError, match=r"norm\.weight"):
+        load_encoder(tmp_path / "vit.pth", heads=HEADS)

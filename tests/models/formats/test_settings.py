@@ -287,11 +287,11 @@ def test_a_timm_folder_gives_settings_and_activation(tmp_path: Path) -> None:
     vit = timm_vit(num_classes=3)
     save_file(vit.state_dict(), tmp_path / "model.safetensors")
     shape = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": HEADS}
-    cfg = {"mean": IMAGENET, "std": [0.2, 0.3, 0.4], "crop_mode": "border", "license": "mit"}
+    cfg = {"mean": IMAGENET, "std": [0.2, 0.3, 0.4], "crop_mode": "squash", "license": "mit"}
     config = {"architecture": "vit_tiny_patch16_224", "model_args": shape, "pretrained_cfg": cfg}
     (tmp_path / "config.json").write_text(json.dumps(config))
     encoder = load_encoder(tmp_path)
-    assert encoder.config.preprocess == Preprocess(32, "pad", IMAGENET, (0.2, 0.3, 0.4))
+    assert encoder.config.preprocess == Preprocess(32, "squash", IMAGENET, (0.2, 0.3, 0.4))
     assert (encoder.config.heads, encoder.config.provenance["license"]) == (HEADS, "mit")
     torch.testing.assert_close(encoder(images()), vit.forward_features(images())[:, 0], atol=1e-5, rtol=0)
     quick = {**config, "model_args": {**shape, "act_layer": "quick_gelu"}}

@@ -4,8 +4,8 @@
   crop, so that `timm.create_model("local-dir:FOLDER")` and `timm.data.resolve_data_config` find them.
 * Hugging Face: `ViTModel.from_pretrained(FOLDER, add_pooling_layer=False)`; names as every version writes them to disk.
   `preprocessor_config.json` holds normalisation and geometry.
-* What a library cannot express is refused, not rounded: timm's ViTs compute with epsilon 1e-6, and transformers'
-  processors cannot pad to a square.
+* What a library cannot express is refused, not rounded: timm's ViTs compute with epsilon 1e-6 and pad with gray,
+  and transformers' processors cannot pad to a square.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pacx.models.weights import CONFIG_FILE, WEIGHTS_FILE, new_folder, save_tens
 from pacx.preprocess import Preprocess
 from pacx.runs import write_json
 
-__all__ = ["PROVENANCE", "Target", "export"]
+__all__ = ["PROVENANCE", "Target", "check_target", "export"]
 
 Target = Literal["pacx", "timm", "huggingface"]
 TIMM_EPS = 1e-6
@@ -61,6 +61,16 @@ def export(encoder: Encoder, folder: Path, *, to: Target) -> Path:
     return Path(folder)
 
 
+def check_target(config: EncoderConfig, *, to: Target) -> None:
+    """Refuse what a layout cannot express, before anything is written.
+
+    Raises:
+        PacxError: it cannot.
+    """
+    if to != "pacx":
+        _timm_files(config) if to == "timm" else _huggingface_files(config)
+
+
 def _timm_files(config: EncoderConfig) -> dict[str, dict[str, Any]]:
     if config.layer_norm_eps != TIMM_EPS:
         raise PacxError(
@@ -69,6 +79,11 @@ def _timm_files(config: EncoderConfig) -> dict[str, dict[str, Any]]:
             "export to huggingface."
         )
     preprocess = config.preprocess
+    if preprocess.geometry == "pad":
+        raise PacxError(
+            "timm pads a picture to a square with gray, and this encoder wants black: its features would not be the "
+            "same. Pass geometry squash or crop to accept another, or export to pacx."
+        )
     architecture, arguments = _timm_architecture(config)
     shape = [preprocess.in_chans, preprocess.image_size, preprocess.image_size]
     data = {
@@ -76,7 +91,7 @@ def _timm_files(config: EncoderConfig) -> dict[str, dict[str, Any]]:
         "fixed_input_size": True,
         "interpolation": "bilinear",
         "crop_pct": 1.0,
-        "crop_mode": {"squash": "squash", "crop": "center", "pad": "border"}[preprocess.geometry],
+        "crop_mode": {"squash": "squash", "crop": "center"}[preprocess.geometry],
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
         "num_classes": 0,
@@ -151,7 +166,7 @@ def _processor(preprocess: Preprocess) -> dict[str, Any]:
         return {"image_processor_type": "CLIPImageProcessor", "size": size, **crop, **usual}
     raise PacxError(
         "Hugging Face's image processors cannot pad a picture to a square, as this encoder wants it. Pass geometry "
-        "squash or crop to accept another, or export to pacx or timm."
+        "squash or crop to accept another, or export to pacx."
     )
 
 

@@ -10,6 +10,8 @@
 from __future__ import annotations
 
 import argparse
+import collections
+import datetime
 import hashlib
 import json
 import pathlib
@@ -32,7 +34,11 @@ __all__ = ["FOLDER_FILES", "Weights", "folder_file", "folder_weights", "read_wei
 
 ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
 # Checkpoints keep their command line in these. They only hold values: making one runs nothing else.
-HARMLESS: list[Any] = [argparse.Namespace, pathlib.PurePosixPath, pathlib.PosixPath, pathlib.PureWindowsPath]
+_PATHS = (pathlib.PurePosixPath, pathlib.PosixPath, pathlib.PureWindowsPath)
+HARMLESS: list[Any] = [argparse.Namespace, *_PATHS, collections.defaultdict, datetime.timedelta, list, dict, int]
+# Python 3.13 writes paths under another name.
+HARMLESS += [(path, f"pathlib._local.{path.__name__}") for path in (*_PATHS[:1], *_PATHS[2:])]
+HARMLESS += [(pathlib.PurePosixPath, "pathlib._local.PosixPath")]
 INDEX_FILE = "model.safetensors.index.json"
 TORCH_FILE = "pytorch_model.bin"
 FOLDER_FILES = (WEIGHTS_FILE, INDEX_FILE, TORCH_FILE)
@@ -65,7 +71,7 @@ def read_weights(path: Path) -> Weights:
         start = file.read(200)
     _refuse_what_is_no_weights(path, start)
     content = _read_torch(path, start) if start.startswith((_ZIP, _PICKLE)) else _read_safetensors(path)
-    entry = next((name for name in ENTRIES if isinstance(content.get(name), Mapping)), None)
+    entry = next((name for name in ENTRIES if _has_tensors(content.get(name))), None)
     state = content if entry is None else content[entry]
     tensors = {str(name): value.detach() for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
@@ -89,13 +95,13 @@ def folder_file(folder: Path) -> Path:
     raise PacxError(f"{folder} has a config.json and no weights beside it: neither {WEIGHTS_FILE} nor {TORCH_FILE}.")
 
 
-def folder_weights(folder: Path) -> Weights:
-    """Read the weights of a model folder, also from several safetensors files.
+def folder_weights(folder: Path, file: Path | None = None) -> Weights:
+    """Read the weights of a model folder, also from several safetensors files; `file` is the one wanted of several.
 
     Raises:
         PacxError: there are none, or they cannot be read.
     """
-    path = folder_file(folder)
+    path = file or folder_file(folder)
     return _read_shards(folder) if path.name == INDEX_FILE else read_weights(path)
 
 
@@ -108,6 +114,11 @@ def _read_shards(folder: Path) -> Weights:
     parts = [read_weights(path) for path in paths]
     tensors = {name: value for part in parts for name, value in part.tensors.items()}
     return Weights(tensors, folder / INDEX_FILE, _sha256(paths))
+
+
+def _has_tensors(entry: object) -> bool:
+    """Say whether it is a mapping with tensors: an empty `model_ema` must not hide `model`."""
+    return isinstance(entry, Mapping) and any(isinstance(value, Tensor) for value in entry.values())
 
 
 def _refuse_what_is_no_weights(path: Path, start: bytes) -> None:
@@ -132,7 +143,10 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _read_torch(path: Path, start: bytes) -> dict[str, Any]:
-    """Unpickle tensors and plain values; a zipped file is mapped, so that an optimiser's state is not even read."""
+    """Unpickle tensors and plain values.
+
+    A zipped file is mapped: unused tensors take no memory, though the digest reads every byte once.
+    """
     try:
         with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols; what cannot be read raises

@@ -20,6 +20,7 @@ from pacx.errors import PacxError
 from pacx.models.formats.mae import IMAGENET_MEAN, IMAGENET_STD
 from pacx.models.formats.names import Wanted, find_depth, find_prefix, take
 from pacx.models.formats.network import Format, Found
+from pacx.models.formats.stated import number, numbers, whole
 
 __all__ = ["VIT", "VIT_MAE", "file_names", "has_huggingface_names", "read_huggingface"]
 
@@ -104,7 +105,8 @@ def read_huggingface(
     prefix = find_prefix(tensors, BLOCKS, source=source)
     if prefix is None:
         raise PacxError(f"{source} has transformers' names and no blocks (encoder.layer.0. ...). Copy it again.")
-    depth = int(config.get("num_hidden_layers") or find_depth(tensors, BLOCKS))
+    told = "num_hidden_layers" in config
+    depth = whole(config, "num_hidden_layers", source=source, most=256) if told else find_depth(tensors, BLOCKS)
     in_memory = not any(name.startswith(f"{prefix}encoder.layer.") for name in tensors)
     masked = config.get("model_type") == "vit_mae" or any(name.startswith("decoder.decoder_") for name in tensors)
     format_ = VIT_MAE if masked else VIT
@@ -115,14 +117,13 @@ def read_huggingface(
     if not qkv_bias:  # no bias is a bias of zero
         taken |= {f"blocks.{i}.attn.qkv.bias": torch.zeros(3 * taken["norm.bias"].shape[0]) for i in range(depth)}
     origin = {**origin, "prefix": prefix, **({"license": config["license"]} if config.get("license") else {})}
-    return Found(
-        format_, taken, source, origin, dropped, {**_of_config(config), **_of(processor, source)}, _expects(config)
-    )
+    stated = {**_of_config(config, source), **_of(processor, source)}
+    return Found(format_, taken, source, origin, dropped, stated, _expects(config))
 
 
 def _check_config(config: Mapping[str, Any], source: str) -> None:
     kind = config.get("model_type")
-    if kind not in {None, "vit", "vit_mae"}:
+    if kind not in (None, "vit", "vit_mae"):
         raise PacxError(
             f"{source} is a network of type {kind!r}; of transformers' networks pacx takes vit and vit_mae."
         )
@@ -130,12 +131,12 @@ def _check_config(config: Mapping[str, Any], source: str) -> None:
         raise PacxError(f"{source} computes with {config['hidden_act']!r}; pacx's encoder has the exact GELU.")
 
 
-def _of_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def _of_config(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     stated = {}
     if "layer_norm_eps" in config:
-        stated["eps"] = float(config["layer_norm_eps"])
+        stated["eps"] = number(config, "layer_norm_eps", source=source)
     if "num_attention_heads" in config:
-        stated["heads"] = int(config["num_attention_heads"])
+        stated["heads"] = whole(config, "num_attention_heads", source=source)
     return stated
 
 
@@ -143,16 +144,18 @@ def _of(processor: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Read normalisation and geometry; a processor that does not normalise has mean 0 and std 1."""
     if not processor:
         return {}
-    if not processor.get("do_rescale", True) or abs(float(processor.get("rescale_factor", 1 / 255)) * 255 - 1) > 1e-6:
+    factor = number({"rescale_factor": 1 / 255, **processor}, "rescale_factor", source=source)
+    if not processor.get("do_rescale", True) or abs(factor * 255 - 1) > 1e-6:
         raise PacxError(
             f"{source} scales pixels otherwise than to [0, 1]; pacx cannot feed it. Pass a folder that does."
         )
     stated: dict[str, Any] = {}
-    mean, std = processor.get("image_mean"), processor.get("image_std")
+    said = {name: processor.get(name) for name in ("image_mean", "image_std")}
+    mean, std = (numbers(said, name, source=source) if said[name] is not None else () for name in said)
     if not processor.get("do_normalize", True):
-        mean, std = [0.0] * len(mean or (0, 0, 0)), [1.0] * len(std or (1, 1, 1))
+        mean, std = (0.0,) * len(mean or (0, 0, 0)), (1.0,) * len(std or (1, 1, 1))
     if mean and std:
-        stated |= {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
+        stated |= {"mean": mean, "std": std}
     size = processor.get("size")
     if isinstance(size, int) or (isinstance(size, Mapping) and "height" in size):
         stated["geometry"] = "squash"

@@ -133,6 +133,7 @@ def build(found: Found, overrides: Overrides) -> Encoder:
 def _measure(found: Found) -> tuple[dict[str, Tensor], dict[str, int]]:
     """Read the architecture off the shapes; positions without an entry for the class token get one of zeros."""
     tensors = dict(found.tensors)
+    _refuse_not_real(tensors, found.source)
     kernel, table = tensors["patch_embed.proj.weight"], tensors["pos_embed"]
     if kernel.ndim != 4 or kernel.shape[2] != kernel.shape[3]:
         raise PacxError(
@@ -216,6 +217,21 @@ def _ratio(hidden: int, width: int) -> float:
 
 def _is_square(number: int) -> bool:
     return number > 0 and math.isqrt(number) ** 2 == number
+
+
+def _refuse_not_real(tensors: Mapping[str, Tensor], source: str) -> None:
+    bad = [
+        f"{name} ({str(value.dtype).removeprefix('torch.')}, {str(value.layout).removeprefix('torch.')}, "
+        f"{tuple(value.shape)} on {value.device.type})"
+        for name, value in tensors.items()
+        if not value.is_floating_point() or value.layout != torch.strided or value.is_meta or not value.numel()
+        or not value.ndim
+    ]  # fmt: skip
+    if bad:
+        raise PacxError(
+            f"The weights in {source} are not all dense real numbers: {name_some(bad)}. Quantised or sparse weights "
+            "must be turned back by what made them."
+        )
 
 
 def _refuse_not_finite(encoder: Encoder, source: str) -> None:

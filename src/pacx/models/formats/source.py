@@ -28,7 +28,7 @@ from pacx.models.formats.authors import (
     is_lightning,
 )
 from pacx.models.formats.export import PROVENANCE
-from pacx.models.formats.files import FOLDER_FILES, Weights, folder_file, folder_weights, read_weights
+from pacx.models.formats.files import FOLDER_FILES, Weights, folder_weights, read_weights
 from pacx.models.formats.hub import download, is_timm_name, read_timm_name
 from pacx.models.formats.huggingface import has_huggingface_names, read_huggingface
 from pacx.models.formats.mae import MAE, has_decoder, has_fixed_positions
@@ -80,18 +80,26 @@ def _load(source: str, overrides: Overrides) -> Encoder:
 
 def _load_file(path: Path, overrides: Overrides) -> Encoder:
     if _is_of_a_model_folder(path):
-        return _load_folder(path.parent, overrides)
+        return _load_folder(path.parent, overrides, file=path)
     return build(_recognise(read_weights(path), overrides), overrides)
 
 
 def _is_of_a_model_folder(path: Path) -> bool:
     beside = path.parent
     named = path.name in FOLDER_FILES and (beside / CONFIG_FILE).is_file()
-    return named and folder_file(beside).name == path.name and _kind(read_config(beside)) is not None
+    kind = _kind(read_config(beside)) if named else None
+    return kind is not None and (kind != "pacx" or path.name == WEIGHTS_FILE)
 
 
-def _load_folder(folder: Path, overrides: Overrides, *, name: str | None = None) -> Encoder:
-    """Load a model folder by the kind of its configuration; `name` is what it is called elsewhere."""
+def _load_folder(folder: Path, overrides: Overrides, *, name: str | None = None, file: Path | None = None) -> Encoder:
+    """Load a model folder by the kind of its configuration.
+
+    Args:
+        folder: with its `config.json`.
+        overrides: what the user says.
+        name: what it is called elsewhere.
+        file: the weights in it that the user named, if there are several.
+    """
     if not (folder / CONFIG_FILE).is_file():
         raise PacxError(_no_model_folder(folder))
     config = read_config(folder)
@@ -103,7 +111,7 @@ def _load_folder(folder: Path, overrides: Overrides, *, name: str | None = None)
             f"{folder / CONFIG_FILE} is of no model that pacx knows: it has no `format` (pacx), `model_type` (Hugging "
             f"Face) or `architecture` (timm). An encoder is {ACCEPTED}."
         )
-    weights = folder_weights(folder)
+    weights = folder_weights(folder, file)
     tensors, origin = _unwrap(weights, overrides)
     called = name or str(folder)
     origin["file"] = f"{name or folder.resolve().name}/{weights.path.name}"
@@ -224,7 +232,11 @@ def _fresh(config: EncoderConfig, seed: int) -> Encoder:
 
 def _split_seed(text: str) -> tuple[str, int]:
     name, colon, seed = text.rpartition(":")
-    return (name, int(seed)) if colon and seed.isdecimal() else (text, 0)
+    if not (colon and seed.isdecimal()):
+        return text, 0
+    if len(seed) > 20 or int(seed) >= 1 << 64:
+        raise PacxError(f"Found seed {seed[:40]} in {RANDOM}{text[:200]}; allowed: from 0 to 2**64 - 1.")
+    return name, int(seed)
 
 
 def _read_processor(folder: Path) -> dict[str, Any]:
