@@ -2,9 +2,9 @@
 
     python tests/stages/kill_runs.py --kills 20 --out /tmp/kills
 
-Every start is a process of its own, killed after a random number of steps and a random time more. It writes a
-checkpoint after each optimiser step, of two batches, read ahead by a second process. After each kill all checkpoints
-are read. The last line is a JSON object.
+Every start is a process of its own, killed after a random number of steps and, by turns, a random time more or as soon
+as a half-written checkpoint is seen. It writes one after each optimiser step, of two batches, read ahead by a second
+process. After each kill all checkpoints are read. The last line is a JSON object.
 """
 
 import argparse
@@ -58,6 +58,12 @@ def wait_for(out: Path, checkpoints: int, process: subprocess.Popen[bytes]) -> N
         time.sleep(0.001)
 
 
+def wait_for_writing(out: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a checkpoint is being written."""
+    while process.poll() is None and not any((out / "checkpoints").glob(".*.ckpt.*")):
+        pass
+
+
 def read_all(out: Path) -> int:
     """Read every checkpoint; raise if one cannot be read."""
     paths = list((out / "checkpoints").glob("*.ckpt"))
@@ -105,7 +111,10 @@ def main() -> None:
     while len(places) < arguments.kills:
         process = start(pretrain(store, parts, arguments.epochs), parts)
         wait_for(parts, draw.randint(0, round(1.5 * steps / arguments.kills)), process)
-        time.sleep(draw.uniform(0, 0.2))
+        if len(places) % 2:
+            wait_for_writing(parts, process)
+        else:
+            time.sleep(draw.uniform(0, 0.2))
         assert process.poll() is None, f"it ended before it was killed: {(arguments.out / 'stderr').read_text()}"
         process.send_signal(signal.SIGKILL)
         process.wait()
