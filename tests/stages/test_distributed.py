@@ -70,7 +70,7 @@ def joint(odd: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for rank in range(2)
     ]  # fmt: skip
     try:
-        codes = [process.wait(timeout=240) for process in processes]
+        codes = [process.wait(timeout=900) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -217,7 +217,7 @@ def run_alone(arguments: list[str], *, fault: str = "") -> tuple[int, str]:
         env={**ENVIRONMENT, "FAULT": fault}, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     try:
-        _, messages = process.communicate(timeout=300)
+        _, messages = process.communicate(timeout=900)
         assert group(process.pid) == [], f"processes are left behind: {messages}"
     finally:
         for number in group(process.pid):
