@@ -323,6 +323,11 @@ def test_a_gray_encoder_has_no_three_channels(store: Store, encoder_path: Path, 
         (["--patch_size", "4", "--crop_scale", "[0.5,2]"], "two shares of the area"),
         (["--size", "gigantic"], 'key "size"'),
         (["--channels", "2"], 'key "channels"'),
+        (["--patch_size", "4", "--gradient_clip", "0"], "gradient_clip is 0"),
+        (["--patch_size", "4", "--num_nodes", "0"], "num_nodes is 0"),
+        (["--patch_size", "4", "--seed=-1"], "seed is -1"),
+        (["--patch_size", "4", "--epochs", "1", "--warmup_epochs", "0", "--learning_rate=-1"], "learning_rate is -1"),
+        (["--patch_size", "4", "--epochs", "1", "--warmup_epochs", "0", "--weight_decay=-1"], "weight_decay is -1"),
     ],
 )
 def test_the_command_line_says_which_numbers_do_not_fit(

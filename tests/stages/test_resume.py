@@ -215,6 +215,9 @@ def test_the_newest_checkpoints_are_kept(store: Store, tmp_path: Path):
     assert last(tmp_path / "run")["global_step"] == 8
     steps = [torch.load(path, weights_only=True)["global_step"] for path in sorted(folder.glob("step-*.ckpt"))]
     assert steps == [6, 7]
+    with pytest.raises(Killed):
+        train(store, tmp_path / "five", KillAt(10), keep_checkpoints=5)
+    assert len(list((tmp_path / "five" / "checkpoints").glob("step-*.ckpt"))) == 4
     train(store, tmp_path / "run", keep_checkpoints=1)
     assert sorted(path.name for path in folder.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
 

@@ -148,6 +148,7 @@ def test_a_checkpoint_of_other_settings_or_inputs_is_not_gone_on_from(tmp_path: 
         assert resume_path(run, "auto") is None
     assert "starting anew" in caplog.text
     assert not (out / "checkpoints" / "last.ckpt").exists()
+    assert (out / "checkpoints.old" / "last.ckpt").is_file()  # a mistyped flag costs nothing
     assert json.loads((out / "checkpoints" / "made_by.json").read_text())["config"] == {"a": 2}
 
 

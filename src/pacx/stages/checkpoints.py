@@ -74,7 +74,14 @@ def resume_path(run: RunFolder, resume: Resume) -> Path | None:
                 f"{found[0]} was made with other settings ({', '.join(changed)}). Use the settings in its "
                 "made_by.json, or pass --resume false to start anew."
             )
-        log.warning("%s: settings changed (%s); starting anew", run.command, ", ".join(changed))
+        aside = folder.with_name("checkpoints.old")  # a mistyped flag must not cost days of work
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.replace(aside)
+        log.warning(
+            "%s: settings changed (%s); starting anew. The older checkpoints are in %s; move them back and use their "
+            "settings (made_by.json) to go on with them.",
+            run.command, ", ".join(changed), aside,
+        )  # fmt: skip
     elif resume is True:
         raise PacxError(f"There is no checkpoint in {folder} to go on from. Use --resume auto, or check --out.")
     (folder / "made_by.json").unlink(missing_ok=True)  # first: a folder half removed is not gone on from

@@ -81,7 +81,14 @@ def adamw_with_warmup(
 
     The step is one fused kernel, except where float16 gradients are scaled: a fused step undoes the scaling itself,
     too late for gradients to be clipped before it.
+
+    Raises:
+        PacxError: a rate or decay out of range, or a warm-up that leaves no epoch to train in.
     """
+    if not learning_rate > 0:
+        raise PacxError(f"learning_rate is {learning_rate:g}; it must be above 0.")
+    if not weight_decay >= 0:
+        raise PacxError(f"weight_decay is {weight_decay:g}; it must be 0 (none) or more.")
     optimizer = torch.optim.AdamW(
         parameter_groups(network.named_parameters(), weight_decay=weight_decay),
         lr=learning_rate,

@@ -105,6 +105,10 @@ def make_trainer(
         raise PacxError(f"epochs is {epochs}; it must be 1 or more.")
     if accumulate < 1:
         raise PacxError(f"accumulate is {accumulate}; it must be 1 (a step per batch) or more.")
+    if gradient_clip is not None and not gradient_clip > 0:
+        raise PacxError(f"gradient_clip is {gradient_clip:g}; it must be above 0. Leave it out for no clipping.")
+    if num_nodes < 1:
+        raise PacxError(f"num_nodes is {num_nodes}; it must be 1 or more.")
     checkpoints = Checkpoints(
         run.path / "checkpoints", keep=keep_checkpoints, minutes=checkpoint_minutes, monitor=monitor, mode=mode
     )
@@ -203,7 +207,13 @@ def _stop_request(trainer: L.Trainer) -> StopRequest:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and PyTorch, in this process and in loader workers."""
+    """Seed Python, NumPy and PyTorch, in this process and in loader workers.
+
+    Raises:
+        PacxError: the seed is not one that all of them take.
+    """
+    if not 0 <= seed < 1 << 32:
+        raise PacxError(f"seed is {seed}; it must be from 0 to {(1 << 32) - 1}.")
     with _quiet():
         L.seed_everything(seed, workers=True, verbose=False)
 

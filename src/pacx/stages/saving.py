@@ -174,7 +174,7 @@ class Checkpoints(Checkpoint):
             last.replace(self.folder / _name(self.saved_step or 0))
         fresh.replace(last)
         older = sorted(self.folder.glob("step-*.ckpt"))
-        for path in older[: len(older) - (self.keep - 1)]:
+        for path in older[: max(0, len(older) - (self.keep - 1))]:
             path.unlink()
 
 
