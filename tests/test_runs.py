@@ -90,7 +90,8 @@ def test_a_folder_that_another_process_writes_is_left_alone(tmp_path: Path) -> N
 def test_a_run_that_was_killed_before_it_wrote_anything_may_be_opened(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text("process 1 on earth", encoding="utf-8")
     with open_run(tmp_path, command="x", config={}) as run:
-        run.finish({})
+        run.finish({"done": 1})
+    assert read_result(tmp_path)["results"] == {"done": 1}
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ from pacx.models.weights import save_tensors
 from pacx.runs import RunFolder, open_run, write_json
 from pacx.stages.distillation import Distillation
 from pacx.stages.pairing import Paired, join, search
+from pacx.stages.provenance import training_data
 from pacx.stages.run import (
     Precision,
     Resume,
@@ -294,15 +295,7 @@ def _keep(
         "parent": {"hash": weights_hash(base), "provenance": base.config.provenance},
         "teachers": facts,
         "shuffled_teachers": arguments["shuffle_teachers"],
-        "data": [
-            {
-                "name": store.name,
-                "content_hash": store.content_hash,
-                "split_hash": store.meta["split_hash"],
-                "split": "train",
-                "license": store.meta["license"],
-            }
-        ],
+        "data": training_data(store),
         "pacx_version": __version__,
     }
     merged.config = replace(merged.config, provenance=json.loads(json.dumps(provenance)))

@@ -18,6 +18,7 @@ from pacx.errors import PacxError
 from pacx.models.config import EncoderConfig, EncoderSize
 from pacx.models.encoder import Encoder, load_encoder, weights_hash
 from pacx.runs import RunFolder
+from pacx.stages.provenance import training_data
 
 __all__ = ["starting_encoder"]
 
@@ -98,14 +99,6 @@ def _provenance(store: Store, *, method: str, parent: dict[str, Any] | None) -> 
     return {
         "method": method,
         "parent": parent,
-        "data": [
-            {
-                "name": store.name,
-                "content_hash": store.content_hash,
-                "split_hash": store.meta["split_hash"],
-                "split": "train",
-                "license": store.meta["license"],
-            }
-        ],
+        "data": training_data(store),
         "pacx_version": __version__,
     }
