@@ -44,12 +44,51 @@ def test_an_interrupted_run_may_be_opened_again_and_a_finished_one_may_not(tmp_p
         pass
 
 
-def test_overwrite_removes_what_the_finished_run_left(tmp_path: Path) -> None:
-    with open_run(tmp_path / "run", command="x", config={}) as run:
-        run.artefact("old", "old.txt").write_text("old", encoding="utf-8")
+def _finished(out: Path, *, seed: int) -> None:
+    with open_run(out, command="x", config={"seed": seed}, overwrite=True) as run:
+        run.artefact("weights", f"teacher/{seed}.txt").write_text(str(seed), encoding="utf-8")
+        run.finish({"seed": seed})
+
+
+def test_overwrite_replaces_a_finished_run_once_the_new_one_is_finished(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    _finished(out, seed=1)
+    with open_run(out, command="x", config={"seed": 2}, overwrite=True) as run:
+        assert not (out / "teacher").exists()
+        assert (out / ".replaced" / "teacher" / "1.txt").is_file()
+        run.finish({"seed": 2})
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "config.yaml", "log.txt", "result.json"]
+    assert read_result(out)["results"] == {"seed": 2}
+
+
+def test_a_run_that_fails_before_it_makes_anything_leaves_the_finished_one_that_it_was_to_replace(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run"
+    _finished(out, seed=1)
+    before = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with (
+        pytest.raises(PacxError, match="no such store"),
+        open_run(out, command="x", config={"seed": 2}, overwrite=True),
+    ):
+        raise PacxError("There is no such store.")
+    assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_was_replaced_is_kept_until_the_interrupted_new_one_is_finished(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    _finished(out, seed=1)
+    with pytest.raises(RuntimeError), open_run(out, command="x", config={"seed": 2}, overwrite=True) as run:
+        run.artefact("checkpoint", "checkpoints/last.ckpt").write_text("half", encoding="utf-8")
+        raise RuntimeError("power cut")
+    assert "that was to be replaced is in" in caplog.text
+    assert (out / ".replaced" / "teacher" / "1.txt").is_file()
+    with open_run(out, command="x", config={"seed": 2}) as run:
+        assert (out / "checkpoints" / "last.ckpt").is_file()
         run.finish({})
-    with open_run(tmp_path / "run", command="x", config={}, overwrite=True):
-        assert not (tmp_path / "run" / "old.txt").exists()
+    assert not (out / ".replaced").exists()
 
 
 def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path: Path) -> None:

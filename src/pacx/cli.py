@@ -111,10 +111,12 @@ def _overview() -> str:
 
 def _log_to_screen() -> None:
     log = logging.getLogger("pacx")
-    if not log.handlers:
-        handler = logging.StreamHandler()  # stderr: standard output stays free for results
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
+    screen = next((handler for handler in log.handlers if type(handler) is logging.StreamHandler), None)
+    if screen is None:
+        screen = logging.StreamHandler()  # stderr: standard output stays free for results
+        screen.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(screen)
+    screen.stream = sys.stderr  # it may have been another one, closed since, when a program called `main` before
     log.setLevel(logging.INFO)
     log.propagate = False
 

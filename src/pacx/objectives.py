@@ -28,7 +28,15 @@ from torch import Tensor
 
 from pacx.errors import PacxError
 
-__all__ = ["TeacherTerms", "cosine_regression", "distillation_loss", "gather_rows", "info_nce", "masked_pixel_loss"]
+__all__ = [
+    "TeacherTerms",
+    "cosine_regression",
+    "distillation_loss",
+    "gather_rows",
+    "info_nce",
+    "joint_distillation_loss",
+    "masked_pixel_loss",
+]
 
 NORM_EPS = 1e-6  # of the L2 normalisation in the contrastive space
 
@@ -132,6 +140,41 @@ def distillation_loss(
     teacher_weights: Mapping[str, float] | None = None,
     label_smoothing: float = 0.02,
 ) -> dict[str, Tensor]:
+    """Compute the stage-2 loss over the rows of all devices: `joint_distillation_loss` of what they have together.
+
+    Args:
+        image: this device's image embeddings in the shared space; equally many rows on every device.
+        teachers: by name; the same names on every device.
+        scale: inverse temperature, in [1, 100].
+        contrastive_weight: lambda_C; at 0 the term is not computed.
+        regression_weight: lambda_R; at 0 the term is not computed.
+        teacher_weights: w_t by name; 1 where none is given.
+        label_smoothing: of the contrastive term.
+
+    Raises:
+        PacxError: a weight for a teacher that is not there.
+    """
+    return joint_distillation_loss(
+        gather_rows(image),
+        {name: TeacherTerms(*(gather_rows(rows) for rows in terms)) for name, terms in teachers.items()},
+        scale=scale,
+        contrastive_weight=contrastive_weight,
+        regression_weight=regression_weight,
+        teacher_weights=teacher_weights,
+        label_smoothing=label_smoothing,
+    )
+
+
+def joint_distillation_loss(
+    image: Float[Tensor, "B S"],
+    teachers: Mapping[str, TeacherTerms],
+    *,
+    scale: Float[Tensor, ""] | float,
+    contrastive_weight: float = 0.5,
+    regression_weight: float = 1.0,
+    teacher_weights: Mapping[str, float] | None = None,
+    label_smoothing: float = 0.02,
+) -> dict[str, Tensor]:
     """Compute the stage-2 loss over any number of teachers, complete rows or not.
 
     L = lambda_C L_C + lambda_R L_R, each the weighted mean over the teachers that are there:
@@ -143,8 +186,8 @@ def distillation_loss(
     rows and equal weights it is the plain mean over teachers. Teachers are never contrasted with each other.
 
     Args:
-        image: this device's image embeddings in the shared space; equally many rows on every device.
-        teachers: by name; the same names on every device.
+        image: image embeddings in the shared space, of rows that are all here.
+        teachers: by name.
         scale: inverse temperature, in [1, 100].
         contrastive_weight: lambda_C; at 0 the term is not computed.
         regression_weight: lambda_R; at 0 the term is not computed.
@@ -161,10 +204,8 @@ def distillation_loss(
     unknown = set(teacher_weights or {}) - set(teachers)
     if unknown:
         raise PacxError(f"There are weights for {sorted(unknown)}, but the teachers are {sorted(teachers)}.")
-    image = gather_rows(image)
-    gathered = {name: TeacherTerms(*(gather_rows(rows) for rows in terms)) for name, terms in teachers.items()}
     contrastive, regression, parts = {}, {}, {}
-    for name, terms in gathered.items():
+    for name, terms in teachers.items():
         num_present = int(terms.present.sum())
         if contrastive_weight and num_present > 1:
             pair = info_nce(image, terms.projected, terms.present, scale=scale, label_smoothing=label_smoothing)
@@ -175,7 +216,7 @@ def distillation_loss(
     # Every head takes part in every step, with zero gradients if need be: distributed training waits for all of them.
     loss = _attached_zero(
         image,
-        *(rows for terms in gathered.values() for rows in (terms.projected, terms.predicted)),
+        *(rows for terms in teachers.values() for rows in (terms.projected, terms.predicted)),
         *([scale] if isinstance(scale, Tensor) else []),
     )
     for title, weight, losses in (

@@ -40,6 +40,9 @@ from pacx.ranks import is_first
 __all__ = ["RunFolder", "open_run", "peak_memory_mib", "plain", "read_result", "write_json", "write_text"]
 
 SCHEMA_VERSION = 1
+_REPLACED = ".replaced"
+_ALWAYS_THERE = {"config.yaml", "log.txt", "tensorboard"}
+"""what a run makes before it does anything"""
 log = logging.getLogger("pacx")
 
 
@@ -138,6 +141,7 @@ class RunFolder:
             }
         )
         write_json(self.path / "result.json", content)
+        _remove(self.path / _REPLACED)
         log.info("%s: done in %.1f s -> %s", self.command, content["seconds"], self.path)
         return dict(content)
 
@@ -150,7 +154,8 @@ def open_run(out: Path, *, command: str, config: Mapping[str, Any], overwrite: b
         out: the folder; made if absent.
         command: the name on the command line.
         config: the resolved arguments, kept in `config.yaml`.
-        overwrite: delete what an earlier finished run left there.
+        overwrite: replace what an earlier finished run left there. It is kept aside until the new run is finished, and
+            put back if the new one fails before it has made anything.
 
     Raises:
         PacxError: the folder holds a finished run, or something that is not a run, or cannot be written.
@@ -164,7 +169,7 @@ def open_run(out: Path, *, command: str, config: Mapping[str, Any], overwrite: b
     _claim(out, overwrite=overwrite)
     with locked(out):
         _refuse_finished(out, overwrite=overwrite)  # another process may just have finished it
-        _clear_finished(out)
+        _put_aside(out)
         _reset_peak_memory()
         write_text(out / "config.yaml", yaml.safe_dump({"command": command, **config}, sort_keys=False))
         handler = logging.FileHandler(out / "log.txt", encoding="utf-8")
@@ -172,6 +177,9 @@ def open_run(out: Path, *, command: str, config: Mapping[str, Any], overwrite: b
         log.addHandler(handler)
         try:
             yield RunFolder(out, command, config)
+        except BaseException:
+            _put_back(out)
+            raise
         finally:
             log.removeHandler(handler)
             handler.close()
@@ -225,15 +233,44 @@ def _refuse_finished(out: Path, *, overwrite: bool) -> None:
         )
 
 
-def _clear_finished(out: Path) -> None:
-    if (out / "result.json").is_file():
-        (out / "result.json").unlink()  # first: what is left of a run that is being removed is not finished
-        for path in _content(out):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+def _put_aside(out: Path) -> None:
+    """Move a finished run out of the way of the one that replaces it."""
+    if not (out / "result.json").is_file():
+        return
+    aside = out / _REPLACED
+    _remove(aside)
+    aside.mkdir()
+    # result.json first: what is left of a run on the move is not finished. config.yaml last: it says whose it is.
+    order = {"result.json": 0, "config.yaml": 2}
+    for path in sorted(_content(out), key=lambda path: order.get(path.name, 1)):
+        path.rename(aside / path.name)
+
+
+def _put_back(out: Path) -> None:
+    """Restore what was put aside, unless the run that was to replace it has made something that it can go on from."""
+    aside = out / _REPLACED
+    if not aside.is_dir():
+        return
+    if {path.name for path in _content(out)} - _ALWAYS_THERE:
+        log.warning("The finished run that was to be replaced is in %s until the new one is finished.", aside)
+        return
+    for path in _content(out):
+        _remove(path)
+    order = {"config.yaml": 0, "result.json": 2}
+    for path in sorted(aside.iterdir(), key=lambda path: order.get(path.name, 1)):
+        path.rename(out / path.name)
+    aside.rmdir()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _content(out: Path) -> list[Path]:
-    return [path for path in out.iterdir() if path.name != LOCK_NAME]
+    return [path for path in out.iterdir() if path.name not in {LOCK_NAME, _REPLACED}]
 
 
 @contextmanager

@@ -17,11 +17,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from conftest import make_store
+from conftest import make_bank, make_store
 from two_processes import poison
 
 from pacx.data.store import Store
 from pacx.runs import read_result
+from pacx.stages.distill import distill
 from pacx.stages.pretrain import pretrain
 
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at processes in /proc")
@@ -35,6 +36,10 @@ TINY: dict[str, Any] = {
 # 52 training images: batches of 10, the last of 2; steps of 4 batches, the second of 2. Validation: 25 images.
 ONE = {"batch_size": 10}
 TWO = {"batch_size": 5, "devices": "2"}
+DISTILL: dict[str, Any] = {
+    "epochs": 2, "learning_rate": 3e-3, "warmup_epochs": 1.0, "shared_width": 16, "lora_dropout": 0.0,
+    "head_dropout": 0.0, "accelerator": "cpu",
+}  # fmt: skip
 SPOILED = [[1, 8]]  # in epoch 2, one training image: on one process only
 HOPELESS = [[1, row] for row in range(101)]
 
@@ -45,7 +50,15 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def joint(odd: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def taught(odd: Store, encoder_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a distillation reads; one teacher is silent on all but a few validation rows."""
+    folder = tmp_path_factory.mktemp("odd-banks")
+    banks = [make_bank(odd, folder / "all", name="all"), make_bank(odd, folder / "few", name="few", dim=8, holes=0.9)]
+    return {"store": odd.path, "encoder": str(encoder_path), "banks": banks}
+
+
+@pytest.fixture(scope="module")
+def joint(odd: Store, taught: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train in two processes, started from outside as torchrun and srun do."""
     out = tmp_path_factory.mktemp("joint")
     jobs = [
@@ -56,6 +69,7 @@ def joint(odd: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
         job("fsdp", odd, out, {"strategy": "fsdp", "gradient_clip": 0.5}),
         job("fsdp-stopped", odd, out, {"strategy": "fsdp", "gradient_clip": 0.5}, HOPELESS),
         job("fsdp-stopped", odd, out, {"strategy": "fsdp", "gradient_clip": 0.5}, name="fsdp-resumed"),
+        distillation(taught, out),
     ]
     (out / "jobs.json").write_text(json.dumps(jobs))
     with socket.socket() as free:
@@ -88,7 +102,13 @@ def job(
     name: str = "",
 ) -> dict[str, Any]:
     arguments = {**TINY, **TWO, **changes, "store": str(store.path), "out": str(out / folder)}
-    return {"name": name or folder, "arguments": arguments, "spoiled": list(spoiled)}
+    return {"name": name or folder, "command": "pretrain", "arguments": arguments, "spoiled": list(spoiled)}
+
+
+def distillation(taught: dict[str, Any], out: Path) -> dict[str, Any]:
+    arguments = {**DISTILL, **TWO, **taught, "strategy": "ddp", "out": out / "distill"}
+    plain = json.loads(json.dumps(arguments, default=str))
+    return {"name": "distill", "command": "distill", "arguments": plain, "spoiled": []}
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +191,24 @@ def test_losses_are_those_of_one_process_and_no_image_counts_twice(
         assert [ours[key] for key in ("epoch", "step")] == [theirs[key] for key in ("epoch", "step")]
 
 
+def test_distillation_is_judged_by_the_whole_validation_split_each_row_counted_once(
+    joint: Path, taught: dict[str, Any], tmp_path: Path
+) -> None:
+    assert ends(joint, "distill") == ["finished", "left with 0"]
+    distill(**taught, **DISTILL, **ONE, out=tmp_path / "distill")
+    ours, theirs = measured(joint / "distill"), measured(tmp_path / "distill")
+    judged = [key for key in theirs[0] if key.startswith(("val_", "temperature"))]
+    assert {"val_loss", "val_image_r1/all", "val_image_r5/few", "val_teacher_r5/all", "val_spread"} <= set(judged)
+    for one, other in zip(ours, theirs, strict=True):
+        for key in judged:
+            assert float(one[key]) == pytest.approx(float(other[key]), abs=1e-5), key
+        assert float(one["train_loss"]) == pytest.approx(float(other["train_loss"]), abs=1e-5)
+    same, results = (read_result(out / "distill")["results"] for out in (joint, tmp_path))
+    assert same["val_loss"] == pytest.approx(results["val_loss"], abs=1e-5)
+    assert same["val_loss"] == pytest.approx(min(float(row["val_loss"]) for row in ours), abs=1e-5)
+    assert abs(float(ours[0]["val_loss"]) - float(ours[1]["val_loss"])) > 0.1  # epochs are told apart
+
+
 def test_only_the_first_process_writes(joint: Path) -> None:
     log = (joint / "ddp" / "log.txt").read_text()
     assert [log.count(f"epoch {epoch}/3") for epoch in (1, 2, 3)] == [1, 1, 1]
@@ -210,11 +248,12 @@ def test_sharded_training_leaves_whole_plain_files(joint: Path) -> None:
     assert type(next(iter(state.values()))) is torch.Tensor
 
 
-def run_alone(arguments: list[str], *, fault: str = "") -> tuple[int, str]:
+def run_alone(arguments: list[str], *, fault: str = "", minutes: str = "10") -> tuple[int, str]:
     """Run the command line; return exit code and messages; no process of it may be left."""
     process = subprocess.Popen(
         [sys.executable, SCRIPT, "pacx", *arguments],
-        env={**ENVIRONMENT, "FAULT": fault}, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**ENVIRONMENT, "FAULT": fault, "PACX_TIMEOUT_MINUTES": minutes},
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     try:
         _, messages = process.communicate(timeout=900)
@@ -280,15 +319,21 @@ def test_one_process_may_start_others_again_and_again(odd: Store, tmp_path: Path
         ("full disk", 2, "No space left on device: last.ckpt"),
         ("SIGTERM on 0", 143, "stopped from outside"),
         ("SIGTERM on 1", 143, "stopped from outside"),
+        ("early SIGTERM on 0", 143, "stopped from outside"),
+        ("early SIGTERM on 1", 143, "stopped from outside"),
+        ("freeze on 1", 2, "Another process of the training has not answered for 1 minutes"),
+        ("one exchange more on 1", 2, "Run the same command again to go on from the last checkpoint"),
     ],
 )
 def test_when_one_process_fails_or_is_stopped_all_end_and_the_run_goes_on(
     odd: Store, joint: Path, tmp_path: Path, fault: str, code: int, words: str
 ) -> None:
-    found, messages = run_alone(flags(odd, tmp_path / "run"), fault=fault)
+    minutes = "1" if fault.startswith(("freeze", "one exchange")) else "10"
+    found, messages = run_alone(flags(odd, tmp_path / "run"), fault=fault, minutes=minutes)
     assert found == code, messages
     if words:
-        assert " ".join(messages.split()).count(words) == 1
+        both_wait = fault.startswith("one exchange")  # and each says so, unless the first process ends the other
+        assert " ".join(messages.split()).count(words) in ({1, 2} if both_wait else {1})
     assert not (tmp_path / "run" / "result.json").exists()
     found, messages = run_alone(flags(odd, tmp_path / "run"))
     assert found == 0

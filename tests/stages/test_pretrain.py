@@ -165,9 +165,9 @@ def test_accumulated_batches_make_one_step_and_the_learning_rate_follows_the_eff
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     with caplog.at_level("INFO", "pacx"):
-        results = run(
-            store, tmp_path / "a", batch_size=12, accumulate=2, learning_rate=1.5e-4, base_learning_rate=1e-3
-        )["results"]
+        results = run(store, tmp_path / "a", batch_size=12, accumulate=2, learning_rate=None, base_learning_rate=1e-3)[
+            "results"
+        ]
     assert results["steps"] == 6  # 3 epochs of 48 images in steps of 24
     assert results["effective_batch_size"] == 24
     assert results["learning_rate"] == pytest.approx(1e-3 * 24 / 256)
@@ -294,7 +294,10 @@ def test_really_compiled_training_ends_like_uncompiled_training(store: Store, tm
     ("change", "message"),
     [({"epochs": 1}, "warm-up"), ({"image_size": 30}, "multiple of the patch size"), ({"batch_size": 0}, "batch_size"),
      ({"mask_ratio": 1.0}, "mask ratio"), ({"resume": True}, "(?i)no checkpoint"), ({"accumulate": 0}, "accumulate"),
-     ({"predict_share": 0.5}, "only --decoder cross"), ({"base_learning_rate": 1e-3}, "Give one of them"),
+     ({"predict_share": 0.25}, "only --decoder cross"),
+     ({"learning_rate": 1.5e-4, "base_learning_rate": 1e-3}, "Give one of them"),
+     ({"workers": -1}, "workers is -1"), ({"devices": "x"}, "devices"), ({"devices": "0"}, "devices"),
+     ({"num_nodes": 2}, "nothing says where the first computer is"),
      ({"encoder": "somewhere"}, "--width, --depth, --heads, --patch_size"),
      ({"encoder": "nowhere", **STILL}, "nowhere does not exist")],
 )  # fmt: skip

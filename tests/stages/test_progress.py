@@ -86,11 +86,28 @@ def test_speed_and_waiting_are_what_the_clock_says(tmp_path: Path, clock: Simple
     assert table.images_per_second == pytest.approx(2 / (LOAD + STEP))
 
 
-def test_writing_a_checkpoint_between_batches_is_no_waiting_for_data(tmp_path: Path, clock: SimpleNamespace):
+def test_writing_a_checkpoint_between_batches_is_neither_training_nor_waiting_for_data(
+    tmp_path: Path, clock: SimpleNamespace
+):
     table, _ = train(tmp_path, clock, callbacks=[SlowCheckpoint()], epochs=1)
     (row,) = table.rows
-    assert row["train_seconds"] == pytest.approx(3 * (LOAD + STEP) + 2 * 2.0)  # the last one comes after the last batch
+    assert row["train_seconds"] == pytest.approx(3 * (LOAD + STEP))
+    assert row["images_per_second"] == pytest.approx(2 / (LOAD + STEP))
     assert row["data_wait"] * row["train_seconds"] == pytest.approx(3 * LOAD)
+    assert row["epoch_seconds"] == pytest.approx(3 * (LOAD + STEP + 2.0))
+
+
+def test_time_left_follows_the_median_of_the_last_epochs(
+    tmp_path: Path, clock: SimpleNamespace, caplog: pytest.LogCaptureFixture
+):
+    class OneSlowEpoch(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            clock.now += 100.0 if trainer.current_epoch == 2 else 0.0
+
+    with caplog.at_level(logging.INFO, "pacx"):
+        train(tmp_path, clock, epochs=4, callbacks=[OneSlowEpoch()])
+    lines = [record.getMessage() for record in caplog.records if record.name == "pacx"]
+    assert [line.rsplit("  ", 1)[1] for line in lines] == ["36 s left", "24 s left", "12 s left", "0 s left"]
 
 
 def test_utilisation_is_the_model_arithmetic_over_the_measured_peak(
@@ -124,14 +141,15 @@ def test_learning_rate_and_speed_are_in_tensorboard(tmp_path: Path, clock: Simpl
 def test_an_epoch_that_goes_on_after_an_interruption_is_counted_whole(tmp_path: Path, clock: SimpleNamespace):
     class SaveInside(L.Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            if trainer.global_step == 4:
+            if trainer.global_step == 5:
                 trainer.save_checkpoint(tmp_path / "inside.ckpt")
 
     whole, _ = train(tmp_path / "a", clock, callbacks=[SaveInside()])
     clock.now += 1000.0
     parts, _ = train(tmp_path / "b", clock, resume=tmp_path / "inside.ckpt")
     assert parts.rows[0] == whole.rows[0]
-    assert parts.rows[1]["images_per_second"] == pytest.approx(2 / (LOAD + STEP))
+    for measured in ("images_per_second", "data_wait", "train_seconds", "epoch_seconds"):
+        assert parts.last(measured) == pytest.approx(whole.last(measured)), measured
     assert parts.last("step") == 6
 
 

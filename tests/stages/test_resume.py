@@ -283,6 +283,37 @@ def test_with_other_processes_than_before_the_epoch_is_begun_again(
     assert trainer.current_epoch == EPOCHS
 
 
+class Rates(L.Callback):
+    """Notes the learning rate of every step, by epoch."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, list[float]] = {}
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        # Lightning moves the schedule after this hook: the group still has the rate that the step was made with.
+        self.seen.setdefault(trainer.current_epoch, []).append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("kill_at", [7, 8])
+def test_with_other_processes_than_before_the_learning_rate_is_that_of_as_many_epochs(
+    store: Store, tmp_path: Path, kill_at: int
+):
+    straight, resumed = Rates(), Rates()
+    train(store, tmp_path / "straight", straight)
+    with pytest.raises(Killed):
+        train(store, tmp_path / "run", KillAt(kill_at))
+    content = last(tmp_path / "run")
+    # As four processes would have left it: fewer steps, and a peak scaled with a larger effective batch.
+    content["pacx"]["processes"] = 4
+    content["lr_schedulers"][0].update(last_epoch=2, base_lrs=[0.04, 0.04], _last_lr=[0.04, 0.04])
+    for group in content["optimizer_states"][0]["param_groups"]:
+        group.update(lr=0.04, initial_lr=0.04)
+    torch.save(content, tmp_path / "run" / "checkpoints" / "last.ckpt")
+    train(store, tmp_path / "run", resumed)
+    assert resumed.seen == {epoch: straight.seen[epoch] for epoch in (1, 2)}
+    assert len(set(resumed.seen[1])) == 5
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [({"accumulate": 0}, "accumulate is 0"), ({"keep_checkpoints": 0}, "keep_checkpoints is 0"),

@@ -91,6 +91,45 @@ def test_a_broken_exchange_is_put_down_to_the_process_that_died(monkeypatch: pyt
         raise RuntimeError("a bug of ours")
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 600000ms for recv operation to complete",
+     "Timed out after 601 seconds waiting for clients. 1/2 clients joined.",
+     "[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:43729"],
+)  # fmt: skip
+def test_a_process_that_does_not_answer_is_told_from_an_error(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "_start", lambda _: [other("import time; time.sleep(600)")])
+    monkeypatch.setattr(together, "PATIENCE", 0.1)
+    monkeypatch.setenv("PACX_TIMEOUT_MINUTES", "2.5")
+    found = "has left" if "closed" in said else r"not answered for 2\.5 minutes"
+    with pytest.raises(PacxError, match=found), together._company(object()):  # type: ignore[arg-type]
+        raise RuntimeError(said)
+
+
+def test_the_time_to_wait_for_an_answer_reaches_the_exchanges_and_must_be_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reached(Exception):
+        pass
+
+    def join() -> None:
+        raise Reached
+
+    monkeypatch.setattr(together, "_start", lambda _: [])
+    for text, seconds in ((None, 600.0), ("0.5", 30.0)):
+        if text is not None:
+            monkeypatch.setenv("PACX_TIMEOUT_MINUTES", text)
+        two = trainer(tmp_path, devices=2, strategy="ddp")
+        monkeypatch.setattr(two.strategy, "setup_environment", join)
+        with pytest.raises(Reached):
+            train_together(two, pytest.fail, resume=None)
+        assert two.strategy._timeout.total_seconds() == seconds  # type: ignore[attr-defined]
+    for text in ("soon", "0", "-1", "nan"):
+        monkeypatch.setenv("PACX_TIMEOUT_MINUTES", text)
+        with pytest.raises(PacxError, match=f"PACX_TIMEOUT_MINUTES is '{text}'"):
+            train_together(trainer(tmp_path, devices=2, strategy="ddp"), pytest.fail, resume=None)
+
+
 def test_what_lightning_left_in_the_environment_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setenv("MASTER_PORT", "1234")

@@ -36,11 +36,19 @@ def poison(spoiled: list[list[int]]) -> Callable[[], None]:
     return lambda: setattr(MaskedPretraining, "training_step", plain)
 
 
+def with_paths(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Turn what JSON has as text into paths."""
+    found = {key: Path(item) if key in {"store", "out"} else item for key, item in arguments.items()}
+    return found | {"banks": [Path(item) for item in found["banks"]]} if "banks" in found else found
+
+
 def run_jobs(path: Path) -> None:
     """Run the jobs and write down how each ended in this process."""
     from pacx.errors import PacxError
+    from pacx.stages.distill import distill
     from pacx.stages.pretrain import pretrain
 
+    commands: dict[str, Callable[..., Any]] = {"pretrain": pretrain, "distill": distill}
     logging.getLogger("pacx").setLevel(logging.INFO)
     rank = os.environ["LOCAL_RANK"]
     ends = {}
@@ -48,7 +56,7 @@ def run_jobs(path: Path) -> None:
         os.environ["MASTER_PORT"] = str(int(os.environ["FIRST_PORT"]) + number)
         undo = poison(job["spoiled"])
         try:
-            pretrain(**{key: Path(item) if key in {"store", "out"} else item for key, item in job["arguments"].items()})
+            commands[job["command"]](**with_paths(job["arguments"]))
             ends[job["name"]] = "finished"
         except SystemExit as end:
             ends[job["name"]] = f"left with {end.code}"
@@ -62,11 +70,23 @@ def run_jobs(path: Path) -> None:
 
 
 def run_pacx(arguments: list[str]) -> int:
-    """Run `pacx`; the fault strikes at the first training step of epoch 2, on the process that it names."""
+    """Run `pacx`; the fault strikes at the first training step of epoch 2, on the process that it names.
+
+    `early SIGTERM` strikes between the last exchange before the first batch and that batch.
+    """
     from pacx import cli
     from pacx.stages.checkpoints import SafeCheckpointIO
     from pacx.stages.masked_pretraining import MaskedPretraining
+    from pacx.stages.progress import EpochTable
 
+    start = EpochTable.on_train_start
+
+    def on_train_start(self: Any, trainer: Any, pl_module: Any) -> None:
+        if fault == f"early SIGTERM on {trainer.global_rank}":
+            os.kill(os.getpid(), signal.SIGTERM)
+        start(self, trainer, pl_module)
+
+    EpochTable.on_train_start = on_train_start  # type: ignore[method-assign]
     plain = MaskedPretraining.training_step
     fault = os.environ.get("FAULT")
 
@@ -76,6 +96,11 @@ def run_pacx(arguments: list[str]) -> int:
             os._exit(7)
         if fault == f"SIGTERM {here}":
             os.kill(os.getpid(), signal.SIGTERM)
+        if fault == f"freeze {here}":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if fault == f"one exchange more {here}":
+            print("waits", file=sys.stderr, flush=True)
+            torch.distributed.barrier()
         if self.current_epoch == 1 and fault == "full disk":
 
             def save(*_: object, **__: object) -> None:

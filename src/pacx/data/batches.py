@@ -202,7 +202,12 @@ def make_loader(
         seed: seeds the order.
         workers: processes that read ahead; 0 reads in this process. Changes the speed only.
         drop_last: leave out the last batch if it is smaller than the others.
+
+    Raises:
+        PacxError: the number of workers is negative.
     """
+    if workers < 0:
+        raise PacxError(f"workers is {workers}; it must be 0 (load in the training process) or more.")
     return _Loader(
         dataset,
         batch_size=batch_size,

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -202,8 +202,8 @@ def load_encoder(
     image_size: int | None = None,
     fold: bool = False,
     eps: float | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     geometry: Geometry | None = None,
     heads: int | None = None,
     lora_alpha: float | None = None,
@@ -221,7 +221,7 @@ def load_encoder(
         image_size: edge of the images, if other than the network was trained on; positions are computed or resampled.
         fold: turn a network with several input channels into one for gray images, with the same embeddings.
         eps: LayerNorm epsilon, in place of what the source says or its format takes for granted.
-        mean: pixel mean per channel of the source, likewise, on the [0, 1] scale.
+        mean: pixel mean per channel of the source, likewise, on the [0, 1] scale; one number if there is one channel.
         std: standard deviation per channel, likewise.
         geometry: how a rectangle becomes a square, likewise.
         heads: attention heads, likewise; width / 64 if nothing says.
@@ -239,13 +239,17 @@ def load_encoder(
         image_size=image_size,
         fold=fold,
         eps=eps,
-        mean=None if mean is None else tuple(mean),
-        std=None if std is None else tuple(std),
+        mean=_per_channel(mean),
+        std=_per_channel(std),
         geometry=geometry,
         heads=heads,
         lora_alpha=lora_alpha,
     )
     return read_encoder(str(source), overrides)
+
+
+def _per_channel(value: float | Sequence[float] | None) -> tuple[float, ...] | None:
+    return value if value is None else tuple(value) if isinstance(value, Iterable) else (value,)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class EpochAverages(L.Callback):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep them until training starts, when Lightning has cleared its own."""
-        carried = checkpoint.get("averages", {"sums": {}, "shown": {}})
+        carried = checkpoint["averages"]
         self._sums, self._shown = dict(carried["sums"]), carried["shown"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -2,7 +2,7 @@
 
 RUN/checkpoints/last.ckpt           everything that is needed to go on: the newest (`pacx.stages.saving` says when)
 RUN/checkpoints/step-00001234.ckpt  older ones, where more than one is kept
-RUN/checkpoints/best.ckpt           the same, of the epoch with the best monitored value
+RUN/checkpoints/best.ckpt           the same, of the epoch with the best monitored value, in stages that keep that epoch
 RUN/checkpoints/made_by.json        the arguments and inputs that these checkpoints belong to
 """
 
@@ -38,12 +38,6 @@ _SPEED_ONLY = frozenset(
         "checkpoint_minutes",
     }
 )  # fmt: skip
-
-# What a run did before the flag existed; its checkpoints count as made with this value.
-_BEFORE = {
-    "accumulate": 1, "base_learning_rate": None, "channels": 1, "decoder": "standard", "encoder": None,
-    "predict_share": 0.25,
-}  # fmt: skip
 
 
 def resume_path(run: RunFolder, resume: Resume) -> Path | None:
@@ -195,7 +189,7 @@ def _changed(path: Path, stamp: dict[str, Any]) -> list[str]:
     if not path.is_file():
         return ["made_by.json is missing"]
     old = json.loads(path.read_text(encoding="utf-8"))
-    flat_old, flat_new = {**_BEFORE, **_flat(old)}, {**_BEFORE, **_flat(stamp)}
+    flat_old, flat_new = _flat(old), _flat(stamp)
     return sorted(key for key in flat_old | flat_new if flat_old.get(key) != flat_new.get(key))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pacx.data.bank import Bank
 from pacx.models.student import Student
-from pacx.objectives import TeacherTerms, distillation_loss
+from pacx.objectives import TeacherTerms, distillation_loss, gather_rows, joint_distillation_loss
 from pacx.stages.pairing import Paired, cosines, hits, join, spread
 from pacx.stages.run import LossGuard, adamw_with_warmup
 
@@ -74,8 +74,9 @@ class Distillation(L.LightningModule):
         self._seen.append(self.forward(batch))
 
     def on_validation_epoch_end(self) -> None:
-        """Measure the whole validation split at once."""
-        made = join(self._seen)
+        """Measure the whole validation split at once, on every process, each row counted once."""
+        loader: Any = self.trainer.val_dataloaders
+        made = _of_all_processes(join(self._seen), num_rows=loader.sampler.num_rows)
         self._seen = []
         self.log_dict({f"val_{key}": value for key, value in self.measure(made).items()}, sync_dist=True)
         self.log("temperature", 1 / self.student.scale().detach(), sync_dist=True)
@@ -104,20 +105,15 @@ class Distillation(L.LightningModule):
         return {"index": batch["index"], "shared": output["shared"], "teachers": teachers}
 
     def loss(self, made: dict[str, Any]) -> dict[str, Tensor]:
-        """Compute the objective over what `forward` made."""
-        return distillation_loss(
-            made["shared"],
-            {name: TeacherTerms(**terms) for name, terms in made["teachers"].items()},
-            scale=self.student.scale(),
-            contrastive_weight=self.contrastive_weight,
-            regression_weight=self.regression_weight,
-            label_smoothing=self.label_smoothing,
-        )
+        """Compute the objective over what `forward` made here and on the other processes."""
+        return distillation_loss(*self._terms(made), **self._weights())
 
     @torch.no_grad()
     def measure(self, made: dict[str, Any]) -> dict[str, float]:
-        """Return loss and its parts, cosines, retrieval and spread over whole splits."""
-        found = {key: float(value) for key, value in self.loss(made).items()}
+        """Return loss and its parts, cosines, retrieval and spread over a whole split, all of which is here."""
+        found = {
+            key: float(value) for key, value in joint_distillation_loss(*self._terms(made), **self._weights()).items()
+        }
         for name, terms in made["teachers"].items():
             pair = Paired(**terms)
             numbers = cosines(made["shared"], pair.projected, pair.present)
@@ -146,5 +142,33 @@ class Distillation(L.LightningModule):
         frozen = self._frozen()
         checkpoint["state_dict"] |= {key: value for key, value in self.state_dict().items() if key in frozen}
 
+    def _terms(self, made: dict[str, Any]) -> tuple[Tensor, dict[str, TeacherTerms]]:
+        return made["shared"], {name: TeacherTerms(**terms) for name, terms in made["teachers"].items()}
+
+    def _weights(self) -> dict[str, Any]:
+        return {
+            "scale": self.student.scale(),
+            "contrastive_weight": self.contrastive_weight,
+            "regression_weight": self.regression_weight,
+            "label_smoothing": self.label_smoothing,
+        }
+
     def _frozen(self) -> set[str]:
         return {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+
+
+def _of_all_processes(made: dict[str, Any], *, num_rows: int) -> dict[str, Any]:
+    """Put the shares of all processes together in the order of the rows, without those that came twice.
+
+    `pacx.data.batches.EpochSampler` deals the rows out in turn: row i is the process's i mod (number of processes).
+    """
+    return {
+        key: _of_all_processes(value, num_rows=num_rows) if isinstance(value, dict) else _in_turn(value)[:num_rows]
+        for key, value in made.items()
+    }
+
+
+def _in_turn(share: Tensor) -> Tensor:
+    joined = gather_rows(share)
+    by_process = joined.reshape(-1, *share.shape)
+    return by_process.transpose(0, 1).reshape(joined.shape)

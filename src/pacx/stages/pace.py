@@ -30,7 +30,7 @@ _MEASURE_SECONDS = 0.2
 
 @dataclass
 class Pace:
-    """What an epoch's training has taken so far; validation and the writing of checkpoints at its end left out."""
+    """What an epoch's training has taken so far; validation and the writing of checkpoints left out."""
 
     epoch: int = -1
     """the epoch that this is about, from 0"""
@@ -39,6 +39,8 @@ class Pace:
     seconds: float = 0.0
     waited: float = 0.0
     """seconds of these in which the loop waited for a batch"""
+    elapsed: float = 0.0
+    """seconds of the whole epoch, with all that is left out above, before this process went on with it"""
 
     @property
     def images_per_second(self) -> float:
@@ -56,7 +58,7 @@ class Pace:
 
 
 class LoaderClock(Profiler):
-    """Adds up how long Lightning's training loop waits for batches.
+    """Notes when Lightning's training loop asks for a batch, and adds up how long it waits for it.
 
     Lightning tells its profiler when it starts and stops each action. A callback would not do: what it sees between
     two batches also holds the writing of checkpoints.
@@ -64,6 +66,7 @@ class LoaderClock(Profiler):
 
     def __init__(self) -> None:
         super().__init__()
+        self._asked: float | None = None
         self._since = 0.0
         self._waited = 0.0
 
@@ -71,16 +74,18 @@ class LoaderClock(Profiler):
         """Note when the loop begins to wait."""
         if action_name.endswith("train_dataloader_next"):
             self._since = time.perf_counter()
+            self._asked = self._since if self._asked is None else self._asked
 
     def stop(self, action_name: str) -> None:
         """Add the time since then."""
         if action_name.endswith("train_dataloader_next"):
             self._waited += time.perf_counter() - self._since
 
-    def take(self) -> float:
-        """Return the seconds waited since the last call."""
-        waited, self._waited = self._waited, 0.0
-        return waited
+    def take(self) -> tuple[float | None, float]:
+        """Return when the loop first asked since the last call, None if it did not, and the seconds that it waited."""
+        asked, waited = self._asked, self._waited
+        self._asked, self._waited = None, 0.0
+        return asked, waited
 
 
 def matmul_flops(device: torch.device, precision: str) -> float:

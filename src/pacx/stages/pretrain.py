@@ -50,7 +50,7 @@ from pacx.stages.run import (
     seed_everything,
 )
 from pacx.stages.starting import starting_encoder
-from pacx.stages.step_size import DEFAULT_LEARNING_RATE, settle_step_size
+from pacx.stages.step_size import settle_step_size
 from pacx.stages.watch import WatchReconstructions
 
 __all__ = ["pretrain"]
@@ -60,7 +60,7 @@ def pretrain(
     *,
     store: Path,
     encoder: str | None = None,
-    size: EncoderSize = "base",
+    size: EncoderSize | None = None,
     width: int | None = None,
     depth: int | None = None,
     heads: int | None = None,
@@ -70,14 +70,14 @@ def pretrain(
     mask_ratio: float = 0.9,
     normalise_targets: bool = False,
     decoder: Decoder = "standard",
-    predict_share: float = 0.25,
+    predict_share: float | None = None,
     decoder_width: int = 512,
     decoder_depth: int | None = None,
     decoder_heads: int = 16,
     epochs: int = 400,
     batch_size: int = 256,
     accumulate: int = 1,
-    learning_rate: float = DEFAULT_LEARNING_RATE,
+    learning_rate: float | None = None,
     base_learning_rate: float | None = None,
     weight_decay: float = 0.05,
     warmup_epochs: float = 10.0,
@@ -106,7 +106,7 @@ def pretrain(
     Args:
         store: the store whose train split is learned; labels are not used.
         encoder: start from these weights, anything that `pacx convert` reads; fresh ones if not given.
-        size: the usual ViT sizes; width, depth and heads override it.
+        size: the usual ViT sizes; width, depth and heads override it; base if not given.
         width: token width.
         depth: number of transformer blocks.
         heads: attention heads.
@@ -118,14 +118,14 @@ def pretrain(
         normalise_targets: predict each patch relative to its own mean and spread.
         decoder: standard = all tokens attend to each other, all hidden patches are predicted; cross = hidden patches
             attend to visible ones, and a share of them is predicted, for about half the arithmetic.
-        predict_share: with decoder cross, share of the hidden patches that is predicted in a step.
+        predict_share: with decoder cross, share of the hidden patches that is predicted in a step; 0.25 if not given.
         decoder_width: token width of the decoder, which is thrown away afterwards.
         decoder_depth: blocks of the decoder; 8 (standard) or 12 (cross) if not given.
         decoder_heads: attention heads of the decoder.
         epochs: passes over the train split.
         batch_size: images per device and forward pass; no more than there are.
         accumulate: forward passes per optimiser step.
-        learning_rate: peak learning rate, whatever the effective batch.
+        learning_rate: peak learning rate, whatever the effective batch; 1.5e-4 if neither is given.
         base_learning_rate: instead of learning_rate: the peak is base_learning_rate x effective batch / 256.
         weight_decay: AdamW decay of matrices.
         warmup_epochs: linear warm-up, in epochs.
@@ -150,7 +150,7 @@ def pretrain(
         pacx pretrain --store stores/nih --size small --epochs 100 --out runs/mae
     """
     arguments = dict(locals())
-    if decoder != "cross" and predict_share != 0.25:
+    if decoder != "cross" and predict_share is not None:
         raise PacxError(f"predict_share is {predict_share:g}, which only --decoder cross heeds. Leave one of them out.")
     with open_run(out, command="pretrain", config=arguments, overwrite=overwrite) as run:
         cohort = Store.open(store)
@@ -162,9 +162,9 @@ def pretrain(
             method=f"masked autoencoding, {mask_ratio:.0%} hidden, {epochs} epochs",
         )  # fmt: skip
         settings: dict[str, Any] = {
-            "decoder": decoder, "predict_share": predict_share, "decoder_width": decoder_width,
-            "decoder_depth": decoder_depth, "decoder_heads": decoder_heads, "mask_ratio": mask_ratio,
-            "normalise_targets": normalise_targets,
+            "decoder": decoder, "predict_share": 0.25 if predict_share is None else predict_share,
+            "decoder_width": decoder_width, "decoder_depth": decoder_depth, "decoder_heads": decoder_heads,
+            "mask_ratio": mask_ratio, "normalise_targets": normalise_targets,
         }  # fmt: skip
         model = MaskedAutoencoder(start, **settings)
         watched = _watched(cohort, start.config, seed=seed)
@@ -174,7 +174,7 @@ def pretrain(
             strategy=strategy, num_nodes=num_nodes, gradient_clip=gradient_clip, accumulate=accumulate,
             keep_checkpoints=keep_checkpoints, checkpoint_minutes=checkpoint_minutes,
             callbacks=[WatchReconstructions(watched.images, watched.noise, epochs=epochs)],
-            monitor="val_loss" if len(val_rows) else None,
+            monitor=None,
         )  # fmt: skip
         step = settle_step_size(
             num_images=len(train_rows), num_processes=trainer.world_size, batch_size=batch_size, accumulate=accumulate,

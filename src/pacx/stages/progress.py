@@ -14,6 +14,7 @@ import logging
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import lightning as L
@@ -29,6 +30,9 @@ MEASURED = ("images_per_second", "data_wait", "flop_utilisation", "peak_memory_m
 """columns of the table that tell of time and machine; all others are the same whenever a run is repeated"""
 
 log = logging.getLogger("pacx")
+
+_RECENT = 5
+"""epochs by whose median the time that is left is foretold"""
 
 
 class EpochTable(L.Callback):
@@ -107,11 +111,12 @@ class EpochTable(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count images; the clock of an epoch stops at its last batch."""
+        """Count images, and the time since the batch was asked for: before that, a checkpoint may have been written."""
         now = time.perf_counter()
+        asked, waited = self._loader.take()
         self._pace.images += _batch_size(batch) * trainer.world_size
-        self._pace.seconds += now - self._clock
-        self._pace.waited += self._loader.take()
+        self._pace.seconds += now - (self._clock if asked is None else asked)
+        self._pace.waited += waited
         self._clock = now
         if self._bar is not None:
             self._bar.n = trainer.global_step
@@ -142,12 +147,19 @@ class EpochTable(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows so far, and how the epoch goes that is under way."""
-        return {"rows": self.rows, "pace": self._pace.to_dict()}
+        pace = self._pace.to_dict()
+        if self._pace.epoch >= 0:  # otherwise no epoch is under way
+            pace["elapsed"] = self._elapsed()
+        return {"rows": self.rows, "pace": pace}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the rows of the run that is continued, and the epoch that it was in."""
         self.rows = [dict(row) for row in state_dict["rows"]]
-        self._pace = Pace(**state_dict.get("pace", {}))
+        self._pace = Pace(**state_dict["pace"])
+
+    def _elapsed(self) -> float:
+        """Return the seconds of the epoch under way, those before an interruption included."""
+        return self._pace.elapsed + time.perf_counter() - self._epoch_began
 
     def _measured(self, trainer: L.Trainer, device: torch.device) -> dict[str, float]:
         pace = self._pace
@@ -159,7 +171,7 @@ class EpochTable(L.Callback):
             **found,
             "peak_memory_mib": peak_memory_mib(device),
             "train_seconds": pace.seconds,
-            "epoch_seconds": time.perf_counter() - self._epoch_began,
+            "epoch_seconds": self._elapsed(),
         }
 
     def _say(self, trainer: L.Trainer) -> None:
@@ -168,7 +180,8 @@ class EpochTable(L.Callback):
         speed = [f"{row['images_per_second']:.1f} images/s", f"data wait {row['data_wait']:.0%}"]
         if "flop_utilisation" in row:
             speed.append(f"FLOPs {row['flop_utilisation']:.0%}")
-        left = (int(trainer.max_epochs or 0) - int(row["epoch"])) * row["epoch_seconds"]
+        usual = median(each["epoch_seconds"] for each in self.rows[-_RECENT:])
+        left = (int(trainer.max_epochs or 0) - int(row["epoch"])) * usual
         parts = [*losses, f"lr {row['learning_rate']:.2g}", *speed, f"{row['peak_memory_mib'] / 1024:.1f} GiB"]
         if self._bar is not None:
             self._bar.clear()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -109,6 +110,11 @@ def make_trainer(
         raise PacxError(f"gradient_clip is {gradient_clip:g}; it must be above 0. Leave it out for no clipping.")
     if num_nodes < 1:
         raise PacxError(f"num_nodes is {num_nodes}; it must be 1 or more.")
+    if num_nodes > 1 and not {"MASTER_ADDR", "SLURM_JOB_ID"} & os.environ.keys():
+        raise PacxError(
+            f"num_nodes is {num_nodes}, but nothing says where the first computer is, so this one would wait for ever. "
+            "Start the command with srun or torchrun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK."
+        )
     checkpoints = Checkpoints(
         run.path / "checkpoints", keep=keep_checkpoints, minutes=checkpoint_minutes, monitor=monitor, mode=mode
     )
@@ -250,6 +256,8 @@ class _StepSeed(L.Callback):
 
 
 def _resolve_precision(precision: Precision, accelerator: str) -> str:
+    if precision == "16-mixed" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise PacxError("precision 16-mixed needs a GPU. Use 32-true or bf16-mixed on a CPU, or leave it out.")
     if precision != "auto":
         return precision
     gpu = accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
@@ -261,7 +269,7 @@ def _user_errors() -> Iterator[None]:
     """Turn Lightning's refusal of what the user asked for (devices that are not there) into ours."""
     try:
         yield
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ValueError, TypeError) as error:  # the last two for devices "x" and the like
         raise PacxError(f"{' '.join(str(error).split())}") from error
 
 

@@ -62,11 +62,26 @@ class Checkpoints(Checkpoint):
         self._saved_at = 0.0
         self._best: float | None = None
         self._batches_done = 0
+        self._other_steps = False
+        self._lightning_signals: Any = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Keep Lightning's handlers of signals out of a training; they are called for right after this."""
+        if stage == "fit":
+            self._lightning_signals = trainer._signal_connector
+            self.stop.stand_in(trainer)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give the Trainer its own handlers back: nothing looks at the note in a prediction."""
+        if stage == "fit":
+            self.stop.teardown()
+            trainer._signal_connector = self._lightning_signals
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen for signals, start the clock, and have the loader begin where the checkpoint was."""
-        self.stop.listen()
+        """Start the clock, and have schedule and loader begin where the checkpoint was."""
         self._saved_at = time.monotonic()
+        if self._other_steps:
+            _place_schedule(trainer)
         if 0 < self._batches_done < trainer.num_training_batches:
             loader: Any = trainer.train_dataloader
             assert isinstance(loader.sampler, EpochSampler), "no other loader can begin inside an epoch"
@@ -126,6 +141,9 @@ class Checkpoints(Checkpoint):
         self._batches_done = place["batches_done"]
         if place["processes"] == trainer.world_size:
             return
+        self._other_steps = True
+        for schedule in checkpoint["lr_schedulers"]:
+            del schedule["base_lrs"]  # the peak may follow the effective batch: the one that was made just now stays
         again = ""
         if self._batches_done:
             again = f" Epoch {checkpoint['epoch'] + 1} is begun again, after {self._batches_done} of its batches."
@@ -133,7 +151,7 @@ class Checkpoints(Checkpoint):
             _leave_epoch(checkpoint["loops"]["fit_loop"]["epoch_progress"])
         log.warning(
             "The checkpoint was written by %d processes and is gone on with by %d: the effective batch and the number "
-            "of steps change, and with them the result.%s",
+            "of steps change, and with them the result. The learning rate goes on where it is after so many epochs.%s",
             place["processes"], trainer.world_size, again,
         )  # fmt: skip
 
@@ -180,6 +198,19 @@ class Checkpoints(Checkpoint):
 
 def _name(step: int) -> str:
     return f"step-{step:08d}.ckpt"
+
+
+def _place_schedule(trainer: L.Trainer) -> None:
+    """Move the schedule to where the finished epochs end, counted in the steps that an epoch has now."""
+    epochs = trainer.fit_loop.epoch_progress.current.completed
+    step = epochs * (int(trainer.estimated_stepping_batches) // int(trainer.max_epochs or 1))
+    for config in trainer.lr_scheduler_configs:
+        scheduler: Any = config.scheduler
+        scheduler.last_epoch = step
+        rates = [base * at(step) for base, at in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+        for group, base, rate in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, rates, strict=True):
+            group.update(initial_lr=base, lr=rate)
+        scheduler._last_lr = rates
 
 
 def _leave_epoch(progress: dict[str, dict[str, int]]) -> None:

@@ -30,7 +30,7 @@ def starting_encoder(
     run: RunFolder,
     *,
     encoder: str | None,
-    size: EncoderSize,
+    size: EncoderSize | None,
     width: int | None,
     depth: int | None,
     heads: int | None,
@@ -45,7 +45,7 @@ def starting_encoder(
         store: gives size and normalisation of the images where nothing else does.
         run: notes the encoder that was read.
         encoder: the source of the weights; None for fresh ones.
-        size: a usual ViT size.
+        size: a usual ViT size; base if not given.
         width: token width in place of the size's.
         depth: blocks, likewise.
         heads: attention heads, likewise.
@@ -65,7 +65,7 @@ def starting_encoder(
             preprocess = replace(preprocess, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
         start = Encoder(
             EncoderConfig.named(
-                size, preprocess=preprocess, width=width, depth=depth, heads=heads, patch_size=patch_size
+                size or "base", preprocess=preprocess, width=width, depth=depth, heads=heads, patch_size=patch_size
             )
         )
         parent = None
@@ -86,8 +86,8 @@ def starting_encoder(
     return start
 
 
-def _refuse_sizes(*, size: str, **others: int | None) -> None:
-    given = ["size"] * (size != "base") + [name for name, value in others.items() if value is not None]
+def _refuse_sizes(**sizes: str | int | None) -> None:
+    given = [name for name, value in sizes.items() if value is not None]
     if given:
         raise PacxError(
             f"Found --encoder together with {', '.join(f'--{name}' for name in given)}. The given encoder has a size "

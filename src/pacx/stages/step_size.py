@@ -39,7 +39,7 @@ def settle_step_size(
     num_processes: int,
     batch_size: int,
     accumulate: int,
-    learning_rate: float,
+    learning_rate: float | None,
     base_learning_rate: float | None,
 ) -> StepSize:
     """Settle batch and learning rate, and say them.
@@ -49,7 +49,7 @@ def settle_step_size(
         num_processes: devices of all computers.
         batch_size: as asked for.
         accumulate: forward passes per step.
-        learning_rate: as asked for.
+        learning_rate: as asked for; `DEFAULT_LEARNING_RATE` if neither is.
         base_learning_rate: as asked for.
 
     Raises:
@@ -61,10 +61,12 @@ def settle_step_size(
     effective = min(batch_size * passes, share) * num_processes
     rule = "as given"
     if base_learning_rate is not None:
-        if learning_rate != DEFAULT_LEARNING_RATE:
+        if learning_rate is not None:
             raise PacxError("Found both --learning_rate and --base_learning_rate. Give one of them.")
         learning_rate = base_learning_rate * effective / 256
         rule = f"{base_learning_rate:g} x {effective} / 256"
+    elif learning_rate is None:
+        learning_rate, rule = DEFAULT_LEARNING_RATE, "the published one"
     log.info(
         "pretrain: %d images; effective batch %d (batch_size %d x accumulate %d x devices %d); peak rate %.3g (%s)",
         num_images, effective, batch_size, passes, num_processes, learning_rate, rule,

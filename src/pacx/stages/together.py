@@ -9,6 +9,7 @@
    then on a process like any other, able to start a training anew.
 
 Whatever happens, nobody is left behind: the first process ends those that it started, and they end when it is gone.
+One that neither goes on nor ends (stopped, stuck on a disk, cut off from the network) is waited for some minutes.
 Lightning's own watch would kill the first one without a word while it still writes, so it is taken off.
 """
 
@@ -16,18 +17,20 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import SLURMEnvironment
-from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from pacx.errors import PacxError
@@ -42,6 +45,9 @@ PATIENCE = 5.0
 
 _LEADER = "PACX_LEADER"
 """environment variable: the id of the process that starts the others of this computer"""
+
+_MINUTES = "PACX_TIMEOUT_MINUTES"
+"""environment variable: how long a process waits for the answer of another one; 10 if it is not set"""
 
 _SET_BY_LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
@@ -67,7 +73,7 @@ def train_together(trainer: L.Trainer, train: Callable[[Path | None], None], *, 
         resume: that checkpoint; the first process's counts.
 
     Raises:
-        PacxError: the processes cannot work together, or one of them died.
+        PacxError: the processes cannot work together, or one of them died or does not answer.
         SystemExit: in the other processes, when training is over: code 0.
     """
     if trainer.world_size == 1 and not is_first():
@@ -84,6 +90,8 @@ def train_together(trainer: L.Trainer, train: Callable[[Path | None], None], *, 
             "Several devices need processes of their own, started from the command line; a notebook or a strategy "
             "that forks cannot do this. Run `pacx ...` in a terminal, with --strategy ddp."
         )
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._timeout = timedelta(minutes=_minutes())
     with _company(launcher):
         trainer.strategy.setup_environment()
         resume = trainer.strategy.broadcast(resume)
@@ -108,7 +116,7 @@ def _company(launcher: _SubprocessScriptLauncher | None) -> Iterator[None]:
     except RuntimeError as error:  # an exchange broke off, mostly because a partner died
         if leader is not None:
             time.sleep(1.0)  # if it was the leader, it takes this process along, and there is nothing to tell
-        cause = others.first_dead(wait=2.0)
+        cause = others.first_dead(wait=PATIENCE if _explain(error) else 2.0) or _explain(error)
         if cause is None:
             raise
         raise PacxError(cause) from error
@@ -117,6 +125,34 @@ def _company(launcher: _SubprocessScriptLauncher | None) -> Iterator[None]:
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
         os.environ.pop(_LEADER) if leader is None else os.environ.update({_LEADER: leader})
+
+
+def _minutes() -> float:
+    """Return how long to wait for another process; long enough for the first one to save a large network."""
+    text = os.environ.get(_MINUTES, "10")
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < 1e6:
+        raise PacxError(f"{_MINUTES} is {text!r}; it must be a number of minutes above 0.")
+    return minutes
+
+
+def _explain(error: RuntimeError) -> str | None:
+    """Say what it means that an exchange took too long or broke off; None for other errors."""
+    if re.search("(closed|reset) by peer|broken pipe", str(error), re.IGNORECASE):
+        return (
+            "Another process of the training has left (see its message above, or on its computer). Run the same "
+            "command again to go on from the last checkpoint."
+        )
+    if not re.search("timed out|timeout", str(error), re.IGNORECASE):
+        return None
+    return (
+        f"Another process of the training has not answered for {_minutes():g} minutes: it is stopped, stuck, or cut "
+        "off from the network. Run the same command again to go on from the last checkpoint. "
+        f"If it was only slow, set {_MINUTES} higher."
+    )
 
 
 def _start(launcher: _SubprocessScriptLauncher) -> list[subprocess.Popen[bytes]]:

@@ -71,6 +71,7 @@ def test_our_own_encoder_follows_the_user_too_and_says_so(tmp_path: Path) -> Non
     (note,) = changed.provenance["changed"]
     assert "eps 1e-05" in note
     assert "mean [0.4]" in note
+    assert load_encoder(folder, mean=0.4, std=np.array([0.2])).config.preprocess.mean == (0.4,)  # as people write it
     with pytest.raises(PacxError, match="1 input channels; found mean"):
         load_encoder(folder, mean=[0.4, 0.4, 0.4], std=[1, 1, 1])
     fresh = load_encoder(f"random:{folder}:1", image_size=64, eps=1e-5).config
