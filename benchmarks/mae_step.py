@@ -226,15 +226,22 @@ def _in_fresh_process(side: str) -> float:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mae_step", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="tiny networks and two rounds: shows that it runs")
-    parser.add_argument("--channels", type=int, default=1, help="input channels, the same for both sides")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=None, help="timed steps per side [7; quick: 2]")
+    parser.add_argument("--channels", type=int, default=1, help="of both sides; the results are kept for 1 only")
+    parser.add_argument("--threads", type=int, default=2, help="the results are kept for 2 only")
+    parser.add_argument(
+        "--rounds", type=int, default=None, help="timed steps per side [7; quick: 2]; fewer are not kept"
+    )
     parser.add_argument("--sides", nargs="+", choices=MAIN, default=None, help="only these; the results are not kept")
     parser.add_argument("--extra", nargs="*", choices=EXTRA, default=None, help="further figures [all; quick: none]")
     parser.add_argument("--no-memory", action="store_true", help="time only; the results are not kept")
     parser.add_argument("--memory-of", choices=MAIN, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.partial = options.sides is not None or options.no_memory
+    options.partial = (
+        options.sides is not None
+        or options.no_memory
+        or (options.channels, options.threads) != (1, 2)
+        or (options.rounds or 7) < 7
+    )
     options.sides = tuple(options.sides or MAIN)
     options.rounds = options.rounds or (2 if options.quick else 7)
     every = () if options.quick or options.partial else EXTRA

@@ -100,3 +100,44 @@ def test_embeddings_that_are_not_finite_are_refused(bank):
         Bank(broken, bank.present, bank.image_ids, bank.meta)
     broken[0, 0], broken[2, 0] = 0, np.nan  # row 2 is a hole
     Bank(broken, bank.present, bank.image_ids, bank.meta)
+
+
+def test_an_opened_bank_leaves_its_embeddings_on_the_disk(bank, tmp_path):
+    bank.save(tmp_path)
+    read = Bank.open(tmp_path)
+    assert isinstance(read.embeddings, np.memmap)
+    assert not read.embeddings.flags.writeable
+    assert read.embeddings[[0, 3]].flags.writeable  # what is taken out is a copy, as training wants it
+    shuffled = read.shuffled(np.array(["train"] * 6), patient=np.arange(6), seed=0)
+    assert np.array_equal(np.sort(shuffled.embeddings[bank.present, 0]), np.sort(bank.embeddings[bank.present, 0]))
+    assert np.array_equal(Bank.open(tmp_path).embeddings, read.embeddings)
+
+
+def test_a_bank_says_in_a_few_words_what_it_is(bank):
+    lines = repr(bank).splitlines()
+    assert lines[0] == "Bank 'ecg' (kind ecg): 5 of 6 rows, dim 3, of store 's'"
+    assert "weights abc" in lines[1]
+
+
+def test_blocks_hold_what_is_there_and_nothing_else(bank, monkeypatch):
+    monkeypatch.setattr("pacx.data.bank._ROWS_AT_ONCE", 2)
+    blocks = list(bank.blocks())
+    assert [len(block) for block in blocks] == [2, 1, 2]
+    assert np.array_equal(np.concatenate(blocks), bank.embeddings[bank.present])
+
+
+def test_the_mean_cosine_is_over_all_pairs_of_present_rows(bank, monkeypatch):
+    monkeypatch.setattr("pacx.data.bank._ROWS_AT_ONCE", 4)
+    x = bank.embeddings[bank.present].astype(np.float64)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    cosines = (x @ x.T)[~np.eye(5, dtype=bool)]
+    found = bank.shape_of_cloud()
+    assert found["mean_cosine"] == pytest.approx(cosines.mean(), abs=1e-6)
+    assert found["constant_dims"] == 0
+
+
+def test_numbers_that_are_the_same_for_everybody_are_counted():
+    x = np.array([[1, 2, 0], [1, 3, 0], [9, 9, 9]], dtype=np.float32)
+    bank = Bank(x, np.array([True, True, False]), tuple("abc"), {})
+    assert bank.shape_of_cloud()["constant_dims"] == 2
+    assert Bank(x, np.array([True, False, False]), tuple("abc"), {}).shape_of_cloud()["mean_cosine"] is None

@@ -1,37 +1,15 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
-import wfdb
+from ecg_records import MIMIC, PTBXL, record
 
+import pacx
 from pacx.data.ecg import LEADS, EcgError, read_ecg
-
-PTBXL = Path(__file__).parents[3] / "shared" / "data" / "ecg" / "ptbxl"
-
-
-def record(rate: float = 500, seconds: float = 10, seed: int = 0) -> np.ndarray:
-    """12 leads in mV that obey Einthoven and Goldberger; smooth, so that resampling can be exact."""
-    rng = np.random.default_rng(seed)
-    t = np.arange(round(rate * seconds)) / rate
-    waves = np.stack([np.sin(2 * np.pi * f * t + rng.uniform(0, 6)) for f in (1.3, 3.1, 5.7, 8.0, 11.0, 2.2, 4.4, 6.6)])
-    one, two, *chest = rng.uniform(0.3, 1.2, 8)[:, None] * waves
-    return np.stack([one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2, *chest])
-
-
-def write_wfdb(
-    folder: Path, x: np.ndarray, names: list[str], *, rate: float = 500, unit: str = "mV", gain: float = 1000
-) -> Path:
-    wfdb.wrsamp(
-        "r1", fs=rate, units=[unit] * len(names), sig_name=names, p_signal=x.T.astype(float),
-        fmt=["16"] * len(names), adc_gain=[gain] * len(names), baseline=[0] * len(names), write_dir=str(folder),
-    )  # fmt: skip
-    return folder / "r1"
+from pacx.data.ecg.recipe import prepare_ecg
 
 
 def test_leads_are_ordered_by_name_whatever_their_order_and_spelling():
     x = record()
-    mimic = ["I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6"]
-    shuffled = [*reversed([LEADS.index(name) for name in mimic])]
+    shuffled = [*reversed([LEADS.index(name) for name in MIMIC])]
     spelled = [{"aVR": "AVR", "V1": "Lead V1", "II": "ii"}.get(LEADS[i], LEADS[i]) for i in shuffled]
     ecg = read_ecg(x[shuffled], leads=spelled, rate=500, unit="mV")
     np.testing.assert_allclose(ecg.signal, x, atol=1e-6)
@@ -82,6 +60,7 @@ def test_other_channels_are_left_out_and_said_so():
     ecg = read_ecg(x, leads=[*LEADS, "RESP"], rate=500, unit="mV")
     assert ecg.signal.shape == (12, 5000)
     assert ecg.steps == ("ignored channels: RESP",)
+    assert ecg.ignored == ("RESP",)
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("V", 1e3), ("mV", 1.0), ("uV", 1e-3), ("nV", 1e-6)])
@@ -91,34 +70,164 @@ def test_every_unit_becomes_millivolts(unit, factor):
 
 
 def test_an_unknown_unit_is_refused():
-    with pytest.raises(EcgError, match="has the unit 'adu'; known are V, mV, uV and nV"):
+    with pytest.raises(EcgError, match=r"has the unit 'adu'; known are V, mV, uV and nV. Give unit=.*relative"):
         read_ecg(record(), leads=LEADS, rate=500, unit="adu")
 
 
-def test_nan_samples_become_zero_and_are_counted():
+def test_unmeasured_samples_become_the_median_and_are_counted():
     x = record()
     x[3, 100:110] = np.nan
+    x[8, 7] = np.inf
     ecg = read_ecg(x, leads=LEADS, rate=500, unit="mV")
-    assert ecg.missing == 10
-    assert (ecg.signal[3, 100:110] == 0).all()
-    assert np.isfinite(ecg.signal).all()
+    assert ecg.missing == 11
+    assert ecg.steps == ("unmeasured samples: 11",)
+    np.testing.assert_allclose(ecg.signal[3, 100:110], np.nanmedian(x[3]), atol=1e-6)
+    np.testing.assert_allclose(ecg.signal[8, 7], np.nanmedian(np.where(np.isinf(x[8]), np.nan, x[8])), atol=1e-6)
 
 
-def test_flat_leads_are_named_and_twelve_of_them_refused():
+def test_a_record_measured_for_two_seconds_only_is_refused():
+    x = record()
+    x[:, 1000:] = np.nan
+    with pytest.raises(EcgError, match=r"Only 2\.00 s are measured"):
+        read_ecg(x, leads=LEADS, rate=500, unit="mV")
+
+
+def test_three_constant_chest_leads_are_named():
     x = record()
     x[[7, 9, 11]] = 0.25
     ecg = read_ecg(x, leads=LEADS, rate=500, unit="mV")
     assert ecg.flat == ("V2", "V4", "V6")
     assert ecg.steps == ("flat: V2, V4, V6",)
+    np.testing.assert_allclose(ecg.signal[7], 0.25)
+
+
+def test_constant_limb_leads_are_computed_where_two_of_the_first_three_vary():
+    x = record()
+    x[[2, 4, 5]] = 0
+    ecg = read_ecg(x, leads=LEADS, rate=500, unit="mV")
+    assert ecg.flat == ecg.derived == ("III", "aVL", "aVF")
+    assert ecg.steps == ("flat: III, aVL, aVF", "derived: III, aVL, aVF")
+    np.testing.assert_allclose(ecg.signal, record(), atol=1e-6)
+
+
+def test_limb_leads_of_an_electrode_that_was_off_stay_flat():
+    x = record()
+    x[[0, 2]] = 0  # left arm off: only II is left of the three
+    ecg = read_ecg(x, leads=LEADS, rate=500, unit="mV")
+    assert (ecg.flat, ecg.derived) == (("I", "III"), ())
+    assert (ecg.signal[[0, 2]] == 0).all()
+
+
+@pytest.mark.parametrize("flat", [[6, 7, 8, 9, 10, 11], [0, 1, 2, 3, 4, 5], [0, 1, 6, 7, 8, 9, 10]])
+def test_more_than_six_constant_leads_or_a_whole_plane_are_refused(flat):
+    x = record()
+    x[flat] = 0
+    with pytest.raises(EcgError, match=r"are constant\. At most six may be"):
+        read_ecg(x, leads=LEADS, rate=500, unit="mV")
+
+
+def test_twelve_constant_leads_are_refused():
     with pytest.raises(EcgError, match="All 12 leads are constant"):
         read_ecg(np.ones((12, 5000)), leads=LEADS, rate=500, unit="mV")
 
 
-def test_swapped_limb_leads_are_noticed_and_an_offset_is_not():
+def test_swapped_names_are_noticed_and_an_offset_is_not():
     swapped = read_ecg(record()[[1, 0, *range(2, 12)]], leads=LEADS, rate=500, unit="mV")
-    assert "limb leads contradict each other" in swapped.steps[0]
-    offset = read_ecg(record() + np.arange(12)[:, None], leads=LEADS, rate=500, unit="mV")
+    assert swapped.steps[0].startswith("limb leads contradict each other")
+    assert swapped.steps[0].endswith("exchanging I and II would make them fit")
+    mimic_by_position = read_ecg(record()[[LEADS.index(name) for name in MIMIC]], leads=LEADS, rate=500, unit="mV")
+    assert mimic_by_position.steps[0].endswith("exchanging aVL and aVF would make them fit")
+    offset = read_ecg(record() + np.arange(12)[:, None] / 2, leads=LEADS, rate=500, unit="mV")
     assert offset.steps == ()
+
+
+def test_contradictions_are_sought_in_recorded_leads_only():
+    x = record()
+    x[2] = 0
+    assert read_ecg(x, leads=LEADS, rate=500, unit="mV").steps == ("flat: III", "derived: III")
+
+
+def test_the_cabrera_order_with_its_inverted_avr_is_read_by_name():
+    order = ["aVL", "I", "-aVR", "II", "aVF", "III", *LEADS[6:]]
+    x = dict(zip(LEADS, record(), strict=True)) | {"-aVR": -record()[3]}
+    ecg = read_ecg(np.stack([x[name] for name in order]), leads=order, rate=500, unit="mV")
+    np.testing.assert_allclose(ecg.signal, record(), atol=1e-6)
+    assert ecg.inverted == ("aVR",)
+    assert ecg.steps == ("inverted: aVR",)
+
+
+def test_a_lead_copied_into_another_is_noticed():
+    x = record()
+    x[7] = x[6]
+    assert read_ecg(x, leads=LEADS, rate=500, unit="mV").steps == ("V1 and V2 are identical",)
+
+
+def test_an_end_without_signal_is_said():
+    x = record()
+    x[:, 2500:] = 0
+    assert read_ecg(x, leads=LEADS, rate=500, unit="mV").steps == ("the last 5.00 s hold no signal",)
+
+
+def test_eight_leads_serve_when_they_are_the_right_ones():
+    x = record()
+    other = ["I", "V1", "V2", "V3", "V4", "V5", "V6", "RESP"]
+    with pytest.raises(EcgError, match=r"Leads II, III, aVR, aVL, aVF are missing \(found: I, V1.*two limb leads"):
+        read_ecg(x[:8], leads=other, rate=500, unit="mV")
+    with pytest.raises(EcgError, match=r"Leads V5, V6 are missing"):
+        read_ecg(x[:8], leads=["I", "II", "III", "aVR", "V1", "V2", "V3", "V4"], rate=500, unit="mV")
+
+
+@pytest.mark.parametrize("factor", [1000, 0.001])
+def test_voltages_that_no_heart_makes_are_refused(factor):
+    with pytest.raises(EcgError, match="the unit is probably wrong"):
+        read_ecg(record() * factor, leads=LEADS, rate=500, unit="mV")
+
+
+def test_relative_voltages_are_taken_as_they_are():
+    x = record()
+    scaled = 2 * (x - x.min()) / (x.max() - x.min()) - 1
+    ecg = read_ecg(scaled, leads=LEADS, rate=500, unit="relative")
+    np.testing.assert_allclose(ecg.signal, scaled, atol=1e-6)
+    assert ecg.unit == "relative"
+    assert ecg.steps == ("voltages are relative",)
+
+
+def test_raw_counts_far_from_zero_survive_half_precision():
+    # 24-bit counts around 8 million overflow float16, and their waves would drown in its steps.
+    ecg = read_ecg(record() * 1e4 + 8e6, leads=LEADS, rate=500, unit="relative")
+    assert ecg.steps[1].startswith("offset removed: I, II")
+    assert ecg.steps[2].startswith("relative voltages divided by")
+    for stored, lead in zip(ecg.signal.astype(np.float16).astype(np.float64), record(), strict=True):
+        assert np.corrcoef(stored, lead)[0, 1] > 0.999999
+
+
+def test_an_electrode_offset_in_millivolts_is_removed_and_said():
+    x = record()
+    x[7] += 150
+    ecg = read_ecg(x, leads=LEADS, rate=500, unit="mV")
+    assert ecg.steps == ("offset removed: V2",)
+    np.testing.assert_allclose(ecg.signal[7], record()[7] - np.median(record()[7]), atol=1e-5)
+
+
+@pytest.mark.parametrize("defect", ["none", "short", "gap", "rate", "offset"])
+def test_the_prepared_signal_does_not_depend_on_the_unit_it_was_written_in(defect):
+    x = record(rate=250 if defect == "rate" else 500, seconds=6 if defect == "short" else 10)
+    x += 0.3
+    if defect == "gap":
+        x[4, 1000:1400] = np.nan
+    if defect == "offset":
+        x[9] += 80
+    rate = 250 if defect == "rate" else 500
+    wanted = prepare_ecg(read_ecg(x, leads=LEADS, rate=rate, unit="mV").signal)
+    low, high = np.nanmin(x), np.nanmax(x)
+    for scale, offset, unit in (
+        (1000, 0, "uV"),
+        (1e-3, 0, "V"),
+        (2 / (high - low), -1.5, "relative"),
+        (3e4, 7e5, "relative"),
+    ):
+        ecg = read_ecg(scale * x + offset, leads=LEADS, rate=rate, unit=unit)
+        np.testing.assert_allclose(prepare_ecg(ecg.signal), wanted, atol=2e-4)
 
 
 @pytest.mark.parametrize("rate", [100, 250, 257, 360, 1000])
@@ -130,69 +239,56 @@ def test_any_rate_is_resampled_to_500_hz(rate):
     assert f"resampled from {rate} Hz to 500 Hz" in ecg.steps
 
 
-def test_long_records_are_cropped_to_the_first_ten_seconds_and_short_ones_followed_by_zeros():
+def test_a_rate_that_is_no_whole_number_is_resampled_exactly():
+    rate = 499.87
+    t = np.arange(4999) / rate
+    wave = np.sin(2 * np.pi * 3 * t)
+    x = np.tile(wave, (12, 1)) * np.arange(1, 13)[:, None]
+    ecg = read_ecg(x, leads=LEADS, rate=rate, unit="mV")
+    np.testing.assert_allclose(ecg.signal[0, 500:-500], np.sin(6 * np.pi * np.arange(5000) / 500)[500:-500], atol=2e-3)
+
+
+def test_resampling_returns_waves_far_from_the_ends_to_one_in_ten_thousand():
+    for rate in (250, 1000):
+        ecg = read_ecg(record(rate=rate), leads=LEADS, rate=rate, unit="mV")
+        np.testing.assert_allclose(ecg.signal[:, 500:-500], record()[:, 500:-500], atol=5e-5)
+
+
+def test_long_records_are_cropped_to_the_first_ten_seconds_and_short_ones_followed_by_their_median():
     long = read_ecg(record(seconds=30), leads=LEADS, rate=500, unit="mV")
     np.testing.assert_allclose(long.signal, record(seconds=30)[:, :5000], atol=1e-6)
+    assert long.steps == ("cropped from 30.00 s to 10 s",)
+    assert long.seconds == 30
     short = read_ecg(record(seconds=5), leads=LEADS, rate=500, unit="mV")
     np.testing.assert_allclose(short.signal[:, :2500], record(seconds=5), atol=1e-6)
-    assert (short.signal[:, 2500:] == 0).all()
+    median = np.median(record(seconds=5), axis=1, keepdims=True)
+    np.testing.assert_allclose(short.signal[:, 2500:], np.repeat(median, 2500, axis=1), atol=1e-6)
     assert short.seconds == 5
-    assert short.steps == ("padded from 5.00 s to 10 s with zeros",)
+    assert short.steps == ("padded from 5.00 s to 10 s with each lead's median",)
     with pytest.raises(EcgError, match=r"lasts 2\.00 s"):
         read_ecg(record(seconds=2), leads=LEADS, rate=500, unit="mV")
 
 
-def test_an_array_may_lie_either_way_and_must_say_what_it_holds(tmp_path):
-    np.save(tmp_path / "a.npy", record().T.astype(np.float32))
-    ecg = read_ecg(tmp_path / "a.npy", leads=LEADS, rate=500, unit="mV")
-    np.testing.assert_allclose(ecg.signal, record(), atol=1e-6)
-    with pytest.raises(EcgError, match=r"give rate=, unit= for .*a\.npy"):
-        read_ecg(tmp_path / "a.npy", leads=LEADS)
-    with pytest.raises(EcgError, match=r"shape \(5000, 12\), but 8 lead names"):
-        read_ecg(tmp_path / "a.npy", leads=LEADS[:8], rate=500, unit="mV")
+def test_what_follows_the_first_ten_seconds_does_not_matter_but_for_the_filter():
+    x = record(rate=250, seconds=30)
+    whole, cut = (read_ecg(a, leads=LEADS, rate=250, unit="mV") for a in (x, x[:, : 11 * 250]))
+    np.testing.assert_array_equal(whole.signal, cut.signal)
+    np.testing.assert_allclose(whole.signal[:, 500:], record()[:, 500:], atol=1e-4)  # its last samples too
 
 
-def test_a_pickled_array_is_not_executed(tmp_path):
-    np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(EcgError, match="cannot be read as a NumPy array"):
-        read_ecg(tmp_path / "a.npy", leads=LEADS, rate=500, unit="mV")
-
-
-def test_wfdb_records_are_read_with_their_gain_unit_rate_and_names(tmp_path):
-    order = [5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6]
-    path = write_wfdb(
-        tmp_path, record(rate=250)[order] * 1000, [LEADS[i].upper() for i in order], rate=250, unit="uV", gain=4
+def test_an_ecg_says_in_one_line_what_it_is():
+    clean = read_ecg(record(), leads=LEADS, rate=500, unit="mV")
+    assert repr(clean) == "Ecg(12 leads x 10 s at 500 Hz, mV; source 10 s at 500 Hz; taken as it is)"
+    keep = [i for i in range(12) if i != 2]
+    low = record(rate=100)[keep]
+    assert repr(read_ecg(low, leads=[LEADS[i] for i in keep], rate=100, unit="mV")) == (
+        "Ecg(12 leads x 10 s at 500 Hz, mV; source 10 s at 100 Hz; derived: III; resampled from 100 Hz to 500 Hz)"
     )
-    for name in (path, str(path), path.with_suffix(".hea")):
-        ecg = read_ecg(name)
-        np.testing.assert_allclose(ecg.signal[:, 500:-500], record()[:, 500:-500], atol=0.01)
-    assert ecg.rate == 250
 
 
-def test_a_wfdb_unit_that_is_wrong_can_be_replaced(tmp_path):
-    path = write_wfdb(tmp_path, record(), list(LEADS), unit="NU")
-    with pytest.raises(EcgError, match="unit 'NU'"):
-        read_ecg(path)
-    np.testing.assert_allclose(read_ecg(path, unit="mV").signal, record(), atol=1e-3)
-
-
-def test_absent_and_damaged_wfdb_records_are_user_errors(tmp_path):
-    with pytest.raises(EcgError, match="There is no ECG record"):
-        read_ecg(tmp_path / "nothing")
-    path = write_wfdb(tmp_path, record(), list(LEADS))
-    data = (tmp_path / "r1.dat").read_bytes()
-    (tmp_path / "r1.dat").write_bytes(data[:1000])
-    with pytest.raises(EcgError, match="not a readable WFDB record"):
-        read_ecg(path)
-    (tmp_path / "r1.dat").unlink()
-    with pytest.raises(EcgError, match="not a readable WFDB record"):
-        read_ecg(path)
-    (tmp_path / "r1.hea").write_text("this is no header\n")
-    with pytest.raises(EcgError):
-        read_ecg(path)
-    (tmp_path / "r1.hea").write_bytes(b"\xff\xfe\x00\x01" * 50)
-    with pytest.raises(EcgError):
-        read_ecg(path)
+def test_reading_is_public():
+    assert pacx.read_ecg is read_ecg
+    assert "Ecg" in dir(pacx)
 
 
 @pytest.mark.skipif(not PTBXL.is_dir(), reason="the open sample bundle (../shared/data) is not here")

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from ecg_records import PTBXL
 from scipy import ndimage, signal
 
-from pacx.data.ecg_recipe import prepare_ecg, prepare_ecgs
+from pacx.data.ecg import LEADS, read_ecg
+from pacx.data.ecg.recipe import prepare_ecg, prepare_ecgs
 from pacx.errors import PacxError
 
 
@@ -16,19 +18,61 @@ def record(seed: int = 0) -> np.ndarray:
     return rng.uniform(-1, 2, (12, 1)) * beats + drift + mains + 0.02 * rng.standard_normal((12, 5000)) + 0.3
 
 
-def recipe(x: np.ndarray) -> np.ndarray:
-    """The recipe word for word, lead by lead."""
+def recipe(x: np.ndarray, dtype: type = np.float64) -> np.ndarray:
+    """The recipe word for word, lead by lead; `dtype` is what the leads are kept in between the steps."""
     b, a = signal.iirnotch(50, 30, fs=500)
-    x = np.stack([signal.filtfilt(b, a, lead) for lead in x])
+    x = np.stack([signal.filtfilt(b, a, lead) for lead in x]).astype(dtype)
     b, a = signal.butter(4, [0.67, 40], btype="bandpass", fs=500)
-    x = np.stack([signal.filtfilt(b, a, lead) for lead in x])
+    x = np.stack([signal.filtfilt(b, a, lead) for lead in x]).astype(dtype)
     x = x - np.stack([signal.medfilt(lead, 201) for lead in x])
     return (x - x.mean()) / (x.std() + 1e-8)
+
+
+real = pytest.mark.skipif(not PTBXL.is_dir(), reason="the open sample bundle (../shared/data) is not here")
 
 
 def test_the_result_is_the_published_recipe_to_one_in_a_million():
     for seed in range(3):
         np.testing.assert_allclose(prepare_ecg(record(seed)), recipe(record(seed)), atol=1e-6)
+
+
+def test_the_result_is_the_published_recipe_on_noise():
+    noise = np.random.default_rng(0).standard_normal((12, 5000))
+    np.testing.assert_allclose(prepare_ecg(noise), recipe(noise), atol=1e-6, rtol=0)
+
+
+@real
+def test_the_result_is_the_published_recipe_on_real_records():
+    for file in (*sorted(PTBXL.glob("records500/*/*.hea"))[::6], *sorted(PTBXL.glob("records100/*/*.hea"))[::120]):
+        x = read_ecg(file).signal
+        # float32 has steps of 1e-6 above 8; up to there the result is exact to 1e-6.
+        np.testing.assert_allclose(prepare_ecg(x), recipe(x.astype(np.float64)), atol=1e-6, rtol=1e-7)
+
+
+@real
+def test_single_precision_between_the_steps_as_published_differs_by_rounding_only():
+    x = read_ecg(min(PTBXL.glob("records500/*/*.hea"))).signal
+    np.testing.assert_allclose(prepare_ecg(x), recipe(x, np.float32), atol=2e-5)
+
+
+@real
+def test_a_rate_of_100_hz_costs_nothing_that_the_recipe_keeps():
+    for file in sorted(PTBXL.glob("records500/*/*.hea"))[::6]:
+        high = read_ecg(file).signal
+        low = signal.resample_poly(high.astype(np.float64), 1, 5, axis=1, padtype="line")
+        again = read_ecg(low, leads=LEADS, rate=100, unit="mV").signal
+        a, b = prepare_ecg(high), prepare_ecg(again)
+        assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.999
+
+
+@real
+def test_the_two_published_rates_of_a_record_agree_but_for_the_held_end_and_a_shift():
+    for low, high in zip(("00001_lr", "00010_lr"), ("00001_hr", "00010_hr"), strict=True):
+        a = prepare_ecg(read_ecg(PTBXL / "records100" / "00000" / low).signal)[:, :4000]
+        b = prepare_ecg(read_ecg(PTBXL / "records500" / "00000" / high).signal)[:, :4000]
+        assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.99
+        later = np.corrcoef(a[:, :-1].ravel(), b[:, 1:].ravel())[0, 1]
+        assert later > 0.997  # the 500 Hz file runs 1.25 ms behind
 
 
 def test_the_fast_running_median_equals_medfilt():
@@ -82,7 +126,7 @@ def test_unknown_recipes_rates_and_shapes_are_refused():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_many_records_come_in_order_and_as_one_by_one(tmp_path, workers, monkeypatch):
-    monkeypatch.setattr("pacx.data.ecg_recipe._WORTH_PROCESSES", 0)
+    monkeypatch.setattr("pacx.data.ecg.recipe._WORTH_PROCESSES", 0)
     records = np.stack([record(seed) for seed in range(7)]).astype(np.float16)
     np.save(tmp_path / "ecg.npy", records)
     rows = np.array([6, 0, 3, 5, 1])

@@ -120,3 +120,24 @@ def test_implausible_values_are_dropped_and_counted():
     np.testing.assert_array_equal(cleaned["Sodium"], [140.0, NAN, NAN, NAN])
     assert table["Sodium"][1] == 1400.0
     pd.testing.assert_frame_equal(cleaned[["pH", "Other"]], table[["pH", "Other"]])
+
+
+def test_limits_follow_the_unit_of_a_column_whatever_its_name():
+    table = pd.DataFrame({"glu": [7.0, 400.0, 0.1], "crea": [1.0, 60.0, 2.0], "Glucose": [90.0, 4000.0, 1.0]})
+    cleaned, dropped = drop_implausible(table, units={"glu": "mmol/L"})
+    assert dropped == {"glu": 2, "Glucose": 2}  # mmol/L: 0.28 to 167; by the panel's own name: mg/dL
+    pd.testing.assert_series_equal(cleaned["crea"], table["crea"])  # an alias without a unit is not judged
+
+
+def test_a_column_in_another_unit_is_refused_and_not_emptied():
+    table = pd.DataFrame({"Hematocrit": [0.42] * 12})
+    with pytest.raises(PacxError, match=r"12 of the 12 values of lab 'Hematocrit' lie outside 5 to 80, e.g. 0.42"):
+        drop_implausible(table)
+    assert drop_implausible(table, units={"Hematocrit": "fraction"})[1] == {}
+
+
+def test_the_saved_reference_tells_a_reader_the_quartiles_of_each_lab():
+    table = pd.DataFrame({"K": [3.0, 4.0, 4.0, 5.0, NAN], "Nothing": [NAN] * 5})
+    first, second = LabReference.fit(table, units={"K": "mEq/L"}).to_dict()["labs"]
+    assert (first["unit"], first["num_values"], first["quartiles"]) == ("mEq/L", 4, [3.75, 4.0, 4.25])
+    assert second["quartiles"] == []

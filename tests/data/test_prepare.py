@@ -125,13 +125,13 @@ def test_a_table_brings_labels_masks_and_labs(tmp_path: Path) -> None:
         mask_name="lung", lab_columns=["crp"],
     )  # fmt: skip
     store = Store.open(tmp_path / "out")
-    assert result["results"]["tasks"] == {"edema": {"edema": {"positives": 3, "negatives": 1, "unknown": 1}}}
+    assert result["results"]["tasks"] == {"edema": {"edema": {"positives": 3, "negatives": 2, "unknown": 1}}}
     (reason,) = pd.read_csv(tmp_path / "out" / "rejects.csv")["reason"]
-    assert reason.endswith("m1.png: The mask is 30 x 40, its image 60 x 40.")
+    assert reason == "The mask is 30 x 40, its image 60 x 40. (Its row stays, without this file.)"
     lung = store.mask("lung", [0])[0]
     assert lung[:8].all() and not lung[8:].any()
-    assert store.manifest["has_mask"].tolist() == [True, False, False, False, False]
-    assert store.labs["crp"].tolist()[1:3] == [7.5, 8.0] and store.rows(needs=("labs",)).tolist() == [1, 2]
+    assert store.manifest["has_mask"].tolist() == [True, False, False, False, False, False]
+    assert store.labs["crp"].tolist()[2:4] == [7.5, 8.0] and store.rows(needs=("labs",)).tolist() == [2, 3]
 
 
 def test_patients_that_cross_splits_are_refused_unless_told_otherwise(tmp_path: Path) -> None:
@@ -322,7 +322,8 @@ def test_real_ecgs_are_packed_in_millivolts(tmp_path: Path) -> None:
     manifest = read_source("open-sample", SAMPLE, options=Options(part="ecg"))
     manifest.table = manifest.table.head(20)
     writer = StoreWriter(tmp_path / "ecg", name="ecg", num_rows=20, ecg=True)
-    packing.pack(writer, packing.make_jobs(manifest), packing.Settings(8, "squash", 10**8, "", True), workers=1)
+    settings = packing.Settings(8, "squash", 10**8, "", True, {}, {})
+    packing.pack(writer, packing.make_jobs(manifest), settings, workers=1)
     writer.finish(manifest, source={})
     store = Store.open(tmp_path / "ecg")
     assert store.ecg.shape == (20, 12, 5000) and store.manifest["has_ecg"].all()

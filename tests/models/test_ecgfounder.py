@@ -174,7 +174,27 @@ def test_every_weight_that_is_to_be_trained_gets_a_gradient(batch_norm: bool):
         assert (parameter.grad is not None) == parameter.requires_grad, name
 
 
+def test_a_size_is_changed_field_by_field():
+    config = EcgNetConfig.named("small", num_classes=4, widths=(32, 48, 64, 96), stem_width=None, dropout=0.2)
+    assert (config.widths, config.blocks, config.stem_width) == ((32, 48, 64, 96), (1, 1, 1, 1), 32)
+    assert (config.batch_norm, config.dropout, config.dim, config.stride) == (True, 0.2, 96, 32)
+    assert EcgNetConfig.named("ecgfounder", num_classes=150) == EcgNetConfig()
+
+
+def test_the_feature_is_the_mean_of_the_map_over_time():
+    net = tiny().eval()
+    x = torch.randn(2, 12, 203)
+    assert net.feature_map(x).shape == (2, 16, -(-203 // net.config.stride))
+    torch.testing.assert_close(net.feature_map(x).mean(-1), net.features(x))
+
+
 def test_settings_that_cannot_be_built_are_refused():
+    with pytest.raises(PacxError, match="must be 1 or more"):
+        EcgNetConfig(2, widths=(64,), blocks=(0,))
+    with pytest.raises(PacxError, match="multiples of the group width 16"):
+        EcgNetConfig(2, widths=(0,), blocks=(1,))
+    with pytest.raises(PacxError, match="dropout is 1;"):
+        EcgNetConfig(2, dropout=1.0)
     with pytest.raises(PacxError, match="no ECG network size 'huge'"):
         EcgNetConfig.named("huge", num_classes=2)
     with pytest.raises(PacxError, match="multiples of the group width 16"):
@@ -183,7 +203,10 @@ def test_settings_that_cannot_be_built_are_refused():
         EcgNetConfig(2, widths=(64,), blocks=(1, 1))
 
 
-@pytest.mark.skipif(not CHECKPOINT, reason="PACX_ECGFOUNDER does not name the published checkpoint")
+@pytest.mark.skipif(
+    not CHECKPOINT,
+    reason="the published checkpoint is not here: PACX_ECGFOUNDER=path/to/12_lead_ECGFounder.pth would name it",
+)
 def test_the_published_checkpoint_gives_the_published_logits():
     net = load_ecgfounder(Path(str(CHECKPOINT)))
     with torch.inference_mode():

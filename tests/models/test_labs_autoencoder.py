@@ -40,6 +40,52 @@ def test_what_lies_under_the_mask_does_not_matter():
     assert torch.equal(net().encode(x, observed), net().encode(other, observed))
 
 
+def test_a_teacher_with_train_means_embeds_mean_filled_percentiles_and_their_mask(tmp_path):
+    means = [0.5, 0.4, 0.3, 0.6]
+    save_labs_autoencoder(net(), tmp_path / "t", reference=REFERENCE, training={}, train_means=means)
+    again, config = load_labs_autoencoder(tmp_path / "t")
+    assert (config["preprocessing"]["unobserved"], config["preprocessing"]["train_means"]) == ("train-mean", means)
+    x, observed = torch.tensor([[0.1, 0.0, 0.9, 0.0]]), torch.tensor([[1.0, 0, 1, 0]])
+    filled = torch.tensor([[0.1, 0.4, 0.9, 0.6, 1, 0, 1, 0]])
+    torch.testing.assert_close(again.encode(x, observed), net().encoder(filled))
+    assert (again.encode(x, observed) - net().encode(x, observed)).abs().max() > 0.01
+    assert torch.equal(again(x, observed)[0], net()(x, observed)[0])  # values are filled in as in training
+
+
+def test_the_usual_teacher_embeds_zeros_under_the_mask_as_in_training(tmp_path):
+    save_labs_autoencoder(net(), tmp_path / "t", reference=REFERENCE, training={})
+    again, config = load_labs_autoencoder(tmp_path / "t")
+    x, observed = torch.rand(2, 4), torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 1]])
+    assert config["preprocessing"] == {"values": "percentiles", "unobserved": "zeros", "reference": "reference.json"}
+    assert torch.equal(again.encode(x, observed), again(x, observed)[1])
+    torch.testing.assert_close(again.encode(x, observed), net().encoder(torch.cat([x * observed, observed], dim=1)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"unobserved": "median"}, "says 'median' of unobserved labs; known are zeros, train-mean"),
+        ({"unobserved": "train-mean"}, "no list of 4 mean percentiles"),
+        ({"unobserved": "train-mean", "train_means": [0.5, 0.5]}, "no list of 4 mean percentiles"),
+        ({"unobserved": "train-mean", "train_means": [0.5, 0.5, 0.5, 140.0]}, "from 0 to 1"),
+        ({"unobserved": "train-mean", "train_means": [0.5, 0.5, 0.5, "a"]}, "from 0 to 1"),
+    ],
+)
+def test_a_preprocessing_that_is_not_known_is_refused(tmp_path, change, message):
+    save_labs_autoencoder(net(), tmp_path / "t", reference=REFERENCE, training={})
+    path = tmp_path / "t" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "preprocessing": {**config["preprocessing"], **change}}))
+    with pytest.raises(PacxError, match=message):
+        load_labs_autoencoder(tmp_path / "t")
+
+
+@pytest.mark.parametrize("sizes", [{"dim": 0}, {"hidden": 0}, {"hidden": -1}])
+def test_a_network_without_units_is_refused(sizes):
+    with pytest.raises(PacxError, match="must be 1 or more"):
+        LabsAutoencoder(4, **sizes)
+
+
 def test_a_value_of_zero_differs_from_an_unobserved_one():
     x = torch.tensor([[0.0, 0.5, 0.5, 0.5]])
     assert not torch.equal(net().encode(x, torch.ones(1, 4)), net().encode(x, torch.tensor([[0.0, 1, 1, 1]])))

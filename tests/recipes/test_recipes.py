@@ -13,6 +13,7 @@ from PIL import Image
 
 pytest.importorskip("lightning")
 
+from pacx.data.phantom.cohort import simulate
 from pacx.models.encoder import load_encoder
 from pacx.recipe import read_recipe, run
 from pacx.runs import read_result
@@ -151,3 +152,25 @@ def test_the_study_of_real_pre_training_runs_to_its_report(tmp_path: Path) -> No
     run(recipe, out=tmp_path / "out", root=[f"data={SHARED}"])
     scores = read_result(tmp_path / "out" / "probe-mae")["results"]["scores"]
     assert {score["task"] for score in scores} == {"view", "sex", "pneumonia"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the open sample is not beside the repository (../shared/data)")
+def test_the_study_of_the_ecg_teacher_runs_to_its_report(tmp_path: Path) -> None:
+    recipe = tiny(RECIPES / "studies" / "ecg-teacher.yaml", tmp_path)
+    run(recipe, out=tmp_path / "out", root=[f"data={SHARED}"])
+    without, tuned = (read_result(tmp_path / "out" / step) for step in ("self-supervised", "tuned-0"))
+    assert without["results"]["objective"] == "self-supervised"
+    assert tuned["inputs"]["weights"]["hash"]  # it began with the others' weights
+    assert (tmp_path / "out" / "report" / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["paper", "reference"])
+def test_the_recipes_of_the_labs_teacher_run_on_a_release_in_miniature(kind: str, tmp_path: Path) -> None:
+    simulate(out=tmp_path / "release", patients=40, size=32, format="symile-mimic")
+    recipe = tiny(RECIPES / kind / "labs-teacher.yaml", tmp_path)
+    run(recipe, out=tmp_path / "out", root=[f"symile={tmp_path / 'release'}"])
+    meta = json.loads((tmp_path / "out" / "labs-bank" / "meta.json").read_text())
+    assert meta["preprocessing"]["unobserved"] == {"paper": "zeros", "reference": "train-mean"}[kind]
+    assert np.isfinite(np.load(tmp_path / "out" / "labs-bank" / "embeddings.npy")).all()

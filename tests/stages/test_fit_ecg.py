@@ -1,4 +1,7 @@
 import json
+import threading
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -6,12 +9,14 @@ import pytest
 import torch
 from teacher_store import make_store
 
-from pacx.data.ecg_recipe import prepare_ecg
+from pacx.data.ecg.recipe import prepare_ecg
+from pacx.data.prepare import prepare
 from pacx.data.store import Store
 from pacx.errors import PacxError
 from pacx.models.ecg_weights import load_ecg_net
-from pacx.stages.ecg_records import choose_records, prepare_records
-from pacx.stages.fit_ecg import augment_ecg, fit_ecg, known_label_loss
+from pacx.stages import ecg_records
+from pacx.stages.ecg_records import choose_objective, choose_records, prepare_records
+from pacx.stages.fit_ecg import fit_ecg
 
 torch.set_num_threads(1)
 QUICK = {"batch_size": 12, "accelerator": "cpu", "workers": 1, "warmup_epochs": 0.5}
@@ -36,13 +41,105 @@ def test_a_label_that_the_ecg_shows_is_learned(fitted):
 
 def test_the_result_says_what_was_done(fitted, store):
     out, results = fitted
+    assert results["objective"] == "supervised"
     known = store.manifest["failing"].notna().to_numpy()
     train, test = (rows[known[rows]] for rows in (store.rows(split, needs=("ecg",)) for split in ("train", "test")))
     assert results["num_records"] == len(train)
     assert results["auroc"]["failing"]["n"] == len(test)
     assert results["auroc"]["failing"]["positives"] == int((store.manifest["failing"].iloc[test] == 1).sum())
+    failing = results["auroc"]["failing"]
+    assert failing["average_precision"] == results["macro_average_precision"] > failing["positives"] / failing["n"]
+    assert 0.5 < results["val_macro_auroc"]["value"] <= 1
     assert (results["rate"], results["size"], results["dim"], results["labels"]) == (100, "small", 128, ["failing"])
     assert json.loads((out / "result.json").read_text())["artefacts"]["teacher"] == "teacher"
+
+
+def test_ones_own_table_of_ecgs_is_learned_and_empty_labels_are_unknown(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = ["ecg,patient,af,paced"]
+    for number in range(30):
+        np.save(tmp_path / f"{number}.npy", rng.standard_normal((12, 1000)).cumsum(axis=1))
+        lines.append(f"{number}.npy,p{number},{('', 0, 1)[number % 3]},{('', '', 0, 1)[number % 4]}")
+    (tmp_path / "own.csv").write_text("\n".join(lines) + "\n")
+    leads = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
+    prepare(
+        "table", tmp_path / "own.csv", path_column="ecg", ecg_column="ecg", patient_column="patient",
+        label_columns=["af", "paced"], ecg_leads=leads, ecg_rate=100, ecg_unit="mV", workers=1, out=tmp_path / "store",
+    )  # fmt: skip
+    results = fit_ecg(store=tmp_path / "store", out=tmp_path / "run", epochs=1, **QUICK)["results"]
+    assert results["labels"] == ["af", "paced"]
+    table = Store.open(tmp_path / "store").manifest
+    known = table[["af", "paced"]].notna()
+    assert results["num_records"] == int((known.any(axis=1) & (table["split"] == "train")).sum())
+    assert results["auroc"]["paced"]["n"] == int((known["paced"] & (table["split"] == results["split"])).sum())
+
+
+def test_a_free_shape_is_taken_at_its_word(store, tmp_path):
+    shape = {"widths": (32, 48), "blocks": (1, 2), "stem_width": 16, "batch_norm": False, "dropout": 0.1}
+    results = fit_ecg(store=store.path, out=tmp_path / "run", task="failing", epochs=1, **shape, **QUICK)["results"]
+    net, config = load_ecg_net(tmp_path / "run" / "teacher")
+    assert {key: config["architecture"][key] for key in ("stem_width", "batch_norm", "dropout")} == {
+        "stem_width": 16, "batch_norm": False, "dropout": 0.1,
+    }  # fmt: skip
+    assert (net.config.widths, net.config.blocks, results["dim"]) == ((32, 48), (1, 2), 48)
+
+
+def test_without_labels_hidden_segments_are_filled_in(store, tmp_path):
+    results = fit_ecg(
+        store=store.path, out=tmp_path / "run", objective="self-supervised", epochs=6, learning_rate=5e-3, **QUICK
+    )["results"]
+    assert results["masked_mse"]["high"] < results["mean_mse"]["low"]
+    assert results["mean_mse"]["value"] == pytest.approx(1, abs=0.1)
+    assert (results["objective"], results["labels"], results["num_records"]) == (
+        "self-supervised", [], len(store.rows("train", needs=("ecg",))),
+    )  # fmt: skip
+    net, config = load_ecg_net(tmp_path / "run" / "teacher")
+    assert config["labels"] == []
+    assert config["training"]["objective"] == "self-supervised"
+    x = torch.randn(2, 12, 1000)
+    assert torch.equal(net(x), net.features(x))
+    assert not any("decoder" in name for name in net.state_dict())
+
+
+def test_a_store_without_tasks_is_learned_without_labels(store, monkeypatch):
+    choose = partial(choose_objective, task=None, group=None)
+    assert choose(store, "auto") == "supervised"
+    bare = Store.open(store.path)
+    monkeypatch.setattr(bare, "tasks", {"stage": bare.tasks["stage"]})
+    assert choose(bare, "auto") == "self-supervised"
+    assert choose(bare, "supervised") == "supervised"
+    assert choose_objective(bare, "auto", task="stage", group=None) == "supervised"
+    findings = {name: replace(item, group="finding") for name, item in store.tasks.items()}
+    monkeypatch.setattr(bare, "tasks", findings)  # read off the X-ray: not for the ECG teacher unless asked for
+    assert choose(bare, "auto") == "self-supervised"
+    assert choose_objective(bare, "auto", task=None, group="finding") == "supervised"
+    with pytest.raises(PacxError, match="whose labels it ignores"):
+        choose_objective(store, "self-supervised", task="failing", group=None)
+
+
+def test_training_starts_from_a_teacher_and_may_leave_all_but_the_last_layer(fitted, store, tmp_path):
+    out, _ = fitted
+    fit_ecg(
+        store=store.path, out=tmp_path / "run", group="control", weights=out, freeze=True, epochs=2, learning_rate=0.01,
+        **QUICK,
+    )  # fmt: skip
+    before, after = (load_ecg_net(folder / "teacher") for folder in (out, tmp_path / "run"))
+    same = {
+        name for name, value in after[0].state_dict().items()
+        if not name.startswith("dense.") and torch.equal(value, before[0].state_dict()[name])
+    }  # fmt: skip
+    assert len(same) == len(before[0].state_dict()) - 2  # statistics of the batch norms included
+    assert after[1]["labels"] == ["mixed"]
+    assert after[1]["training"]["parent"]["hash"] == before[1]["weights_hash"]
+    fit_ecg(store=store.path, out=tmp_path / "free", group="control", weights=out, epochs=1, **QUICK)
+    moved = load_ecg_net(tmp_path / "free" / "teacher")[0].state_dict()
+    assert not torch.equal(moved["first_conv.conv.weight"], before[0].state_dict()["first_conv.conv.weight"])
+
+
+def test_freezing_needs_weights_and_labels(store, fitted, tmp_path):
+    for choice in ({"task": "failing"}, {"objective": "self-supervised", "weights": fitted[0]}):
+        with pytest.raises(PacxError, match="freeze without weights to keep"):
+            fit_ecg(store=store.path, out=tmp_path / "run", freeze=True, **choice, **QUICK)
 
 
 def test_the_teacher_folder_says_what_the_network_must_be_fed(fitted, store):
@@ -82,6 +179,24 @@ def test_rows_without_ecg_or_without_a_known_label_are_left_out(store):
     assert sum(map(len, everyone.values())) == int(store.manifest["has_ecg"].sum())
 
 
+def test_other_processes_wait_for_the_records_of_the_first(store, tmp_path, monkeypatch):
+    rows = {"train": np.array([3, 0])}
+    path = tmp_path / "made"
+    slow = threading.Timer(0.3, prepare_records, (store, rows), {"cache": path, "rate": 100, "workers": 1})
+    slow.start()
+    filtered = []
+    made = ecg_records.prepare_ecgs
+    monkeypatch.setattr(
+        ecg_records, "prepare_ecgs", lambda *a, **k: filtered.append(threading.current_thread()) or made(*a, **k)
+    )
+    waited = prepare_records(store, rows, cache=path, rate=100, workers=1, first=False)
+    assert filtered == [slow]
+    assert waited["train"].shape == (2, 12, 1000)
+    monkeypatch.setattr(ecg_records, "_PATIENCE", 0.2)  # nobody filters: it does so itself
+    alone = prepare_records(store, rows, cache=tmp_path / "alone", rate=100, workers=1, first=False)
+    np.testing.assert_array_equal(alone["train"], waited["train"])
+
+
 def test_having_nothing_to_learn_is_a_user_error_that_lists_the_tasks(store, tmp_path):
     for choice in ({"task": "stage"}, {"group": "finding"}):
         with pytest.raises(PacxError, match=r"No label to learn.*failing \(binary, group 'physiology'\)"):
@@ -109,37 +224,3 @@ def test_records_are_filtered_once_and_an_interrupted_run_uses_them_again(store,
     monkeypatch.setattr("pacx.stages.ecg_records.prepare_ecgs", lambda *a, **k: pytest.fail("filtered again"))
     again = prepare_records(store, rows, cache=tmp_path, rate=100, workers=1)
     np.testing.assert_array_equal(again["train"], prepared["train"])
-
-
-def test_unknown_labels_add_nothing_to_the_loss():
-    logits = torch.tensor([[2.0, -1.0], [0.5, 3.0]], requires_grad=True)
-    labels = torch.tensor([[1.0, float("nan")], [0.0, float("nan")]])
-    loss = known_label_loss(logits, labels)
-    expected = (np.log1p(np.exp(-2.0)) + np.log1p(np.exp(0.5))) / 2
-    assert loss.item() == pytest.approx(expected, rel=1e-6)
-    loss.backward()
-    assert (logits.grad[:, 1] == 0).all()
-    assert known_label_loss(logits, torch.full((2, 2), float("nan"))).item() == 0
-
-
-def test_augmentation_does_each_thing_and_nothing_when_off():
-    off = {"lead_dropout": 0.0, "noise": 0.0, "gain": 0.0, "shift": False}
-    torch.manual_seed(0)
-    x = torch.randn(64, 12, 50)
-    assert torch.equal(augment_ecg(x, **off), x)
-    shifted = augment_ecg(x, **off | {"shift": True})
-    assert not torch.equal(shifted, x)
-    torch.testing.assert_close(shifted.sort(dim=2).values, x.sort(dim=2).values)  # the same samples, rotated
-    dropped = augment_ecg(x, **off | {"lead_dropout": 0.25})
-    gone = (dropped == 0).all(dim=2)
-    assert gone.float().mean().item() == pytest.approx(0.25, abs=0.06)
-    assert torch.equal(dropped[~gone], x[~gone])
-    scaled = augment_ecg(x, **off | {"gain": 0.2}) / x
-    torch.testing.assert_close(scaled, scaled[:, :1, :1].expand_as(scaled), rtol=1e-3, atol=1e-3)
-    assert (augment_ecg(x, **off | {"noise": 0.1}) - x).std().item() == pytest.approx(0.1, rel=0.05)
-
-
-def test_a_shifted_record_keeps_its_leads_together():
-    x = torch.arange(50.0).expand(4, 12, 50)
-    shifted = augment_ecg(x, lead_dropout=0.0, noise=0.0, gain=0.0, shift=True)
-    assert torch.equal(shifted, shifted[:, :1].expand_as(shifted))

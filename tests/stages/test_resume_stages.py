@@ -66,6 +66,16 @@ def test_the_ecg_teacher_with_its_augmentation(teachers: Store, tmp_path: Path, 
     assert_parts_equal_the_whole(fit_ecg_stage, command, tmp_path, monkeypatch, kill_at=4)
 
 
+def test_the_ecg_teacher_without_labels_with_its_windows_and_masks(
+    teachers: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    command = partial(
+        fit_ecg_stage.fit_ecg, store=teachers.path, objective="self-supervised", crop=0.5, epochs=2, batch_size=16,
+        warmup_epochs=1.0, accelerator="cpu", workers=1,
+    )  # fmt: skip
+    assert_parts_equal_the_whole(fit_ecg_stage, command, tmp_path, monkeypatch, kill_at=3)
+
+
 def test_the_labs_teacher_with_its_hidden_entries(teachers: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     command = partial(
         fit_labs_stage.fit_labs, store=teachers.path, epochs=3, batch_size=8, warmup_steps=2, accelerator="cpu",

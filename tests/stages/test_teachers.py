@@ -8,7 +8,7 @@ import pytest
 import torch
 from teacher_store import LABS, make_store
 
-from pacx.data.ecg_recipe import prepare_ecg
+from pacx.data.ecg.recipe import prepare_ecg
 from pacx.data.labs import LabReference
 from pacx.data.store import Store
 from pacx.errors import PacxError
@@ -108,6 +108,45 @@ def test_another_unit_is_refused_and_another_spelling_is_not(store, tmp_path):
     ):
         teacher.present(store)
     assert open_teacher(labs_folder(tmp_path / "us", store, units="MG/DL")).present(store).any()
+
+
+def test_a_stream_is_cut_into_batches_in_order_whatever_the_number_of_workers(store, ecg_folder, tmp_path):
+    for folder in (ecg_folder, labs_folder(tmp_path / "labs", store)):
+        rows = np.flatnonzero(open_teacher(folder).present(store))[:7]
+        parts = [
+            list(open_teacher(folder, workers=workers).stream(store, rows, batch_size=3)) for workers in (1, 2, None)
+        ]
+        assert [[len(batch) for batch in part] for part in parts] == [[3, 3, 1]] * 3
+        for part in parts[1:]:
+            np.testing.assert_array_equal(np.concatenate(part), np.concatenate(parts[0]))
+
+
+def test_large_lab_tables_are_transformed_in_pieces(store, tmp_path, monkeypatch):
+    folder = labs_folder(tmp_path / "labs", store)
+    whole = open_teacher(folder)
+    rows = np.flatnonzero(whole.present(store))
+    expected = list(whole.stream(store, rows, batch_size=3))
+    monkeypatch.setattr("pacx.stages.teachers._LAB_ROWS", 7)
+    pieces = open_teacher(folder)
+    np.testing.assert_array_equal(pieces.present(store), whole.present(store))
+    for mine, theirs in zip(pieces.stream(store, rows, batch_size=3), expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_another_reference_is_another_teacher_though_the_weights_are_the_same(store, tmp_path):
+    folder = labs_folder(tmp_path / "labs", store)
+    first = open_teacher(folder)
+    reference = LabReference.fit(store.labs * 2, units=dict.fromkeys(LABS, "mg/dL"))
+    reference.save(folder / "teacher" / "reference.json")
+    second = open_teacher(folder)
+    assert second.weights_hash == first.weights_hash
+    assert second.preprocessing["reference_hash"] != first.preprocessing["reference_hash"]
+
+
+def test_a_device_that_is_not_there_is_refused(ecg_folder):
+    for device in ("cuda:77", "abacus"):
+        with pytest.raises(PacxError, match=f"no device '{device}' here"):
+            open_teacher(ecg_folder, device=device)
 
 
 def test_the_published_checkpoint_is_a_teacher_of_500_hz(tmp_path):

@@ -4,15 +4,17 @@
       embeddings.npy   float32 (N, D), row i belongs to store row i; zeros where the teacher had no input
       present.npy      bool (N,), whether the teacher had an input (an ECG, a blood sample) for that row
       image_ids.json   N image ids, in the order of the store
-      meta.json        teacher, kind, dim, weights hash, preprocessing, store name and hash
+      meta.json        teacher, kind, dim, weights hash, preprocessing, store name and hash, pacx version; written last
 
-Distillation and alignment know teachers only through banks, so any number of teachers of any kind can be given,
-each with holes of its own, and no teacher network is ever loaded beside the student.
+Opened, the embeddings are a map of the file: what is never asked for is never in memory. Distillation and alignment
+know teachers only through banks, so any number of teachers of any kind can be given, each with holes of its own, and
+no teacher network is ever loaded beside the student.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,18 +28,19 @@ from pacx.runs import write_json
 if TYPE_CHECKING:
     from pacx.data.store import Store
 
-__all__ = ["Bank", "open_banks"]
+__all__ = ["BANK_FILES", "BANK_VERSION", "Bank", "open_banks"]
 
 BANK_VERSION = 1
-_FILES = ("meta.json", "embeddings.npy", "present.npy", "image_ids.json")
+BANK_FILES = ("embeddings.npy", "present.npy", "image_ids.json", "meta.json")
+_ROWS_AT_ONCE = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bank:
     """Embeddings of one teacher for all rows of one store."""
 
     embeddings: NDArray[np.float32]
-    """(N, D); rows where `present` is False hold zeros and must not be used"""
+    """(N, D), of an opened bank a read-only map; rows where `present` is False hold zeros and must not be used"""
     present: NDArray[np.bool_]
     """(N,)"""
     image_ids: tuple[str, ...]
@@ -51,11 +54,51 @@ class Bank:
                 f"A teacher bank needs one embedding per image: found {rows} image ids, embeddings of shape "
                 f"{self.embeddings.shape} and {self.present.shape} presence flags."
             )
-        if not np.isfinite(self.embeddings[self.present]).all():
+        if not all(np.isfinite(block).all() for block in self.blocks()):
             raise PacxError(f"Teacher bank '{self.name}' holds embeddings that are not finite. Make the bank again.")
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def __repr__(self) -> str:
+        source = self.meta.get("store")
+        store = source.get("name") if isinstance(source, dict) else None
+        preprocessing = self.meta.get("preprocessing") or {}
+        facts = {key: item for key, item in preprocessing.items() if not isinstance(item, list | dict)}
+        lines = [
+            f"Bank {self.name!r} (kind {self.meta.get('kind')}): {int(self.present.sum())} of {len(self)} rows, "
+            f"dim {self.dim}, of store {store!r}",
+            f"  weights {str(self.meta.get('weights_hash'))[:12]}, made by pacx {self.meta.get('pacx_version')}",
+            f"  preprocessing {facts}",
+        ]
+        return "\n".join(lines)
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the embeddings that are there, (b, D), in the order of the rows, some thousands at a time."""
+        for start in range(0, len(self), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            yield np.asarray(self.embeddings[rows][self.present[rows]])
+
+    def shape_of_cloud(self) -> dict[str, float | int | None]:
+        """Say how the embeddings lie: a teacher that says nearly the same of everybody has little to teach.
+
+        Returns:
+            mean_cosine: the mean over all pairs of different rows; 0 = directions spread evenly, 1 = all the same.
+            constant_dims: how many of the D numbers are the same in every row.
+        """
+        total, unit = 0, np.zeros(self.dim)
+        low, high = np.full(self.dim, np.inf), np.full(self.dim, -np.inf)
+        for block in self.blocks():
+            length = np.linalg.norm(block, axis=1, keepdims=True)
+            unit += np.sum(block / np.maximum(length, 1e-12), axis=0, dtype=np.float64)
+            low, high = (
+                np.minimum(low, block.min(axis=0, initial=np.inf)),
+                np.maximum(high, block.max(axis=0, initial=-np.inf)),
+            )
+            total += len(block)
+        # All pairs at once: |sum u|^2 = n + sum over pairs.
+        cosine = (float(unit @ unit) - total) / (total * (total - 1)) if total > 1 else None
+        return {"mean_cosine": cosine, "constant_dims": int(np.sum(high <= low))}
 
     @property
     def name(self) -> str:
@@ -69,13 +112,13 @@ class Bank:
 
     @classmethod
     def open(cls, path: Path) -> Bank:
-        """Read a bank folder.
+        """Open a bank folder; the embeddings stay on the disk.
 
         Raises:
             PacxError: the folder is absent, incomplete, damaged or of an unknown version.
         """
         path = Path(path)
-        missing = [name for name in _FILES if not (path / name).is_file()]
+        missing = [name for name in BANK_FILES if not (path / name).is_file()]
         if missing:
             raise PacxError(
                 f"{path} is not a teacher bank: {', '.join(missing)} not found. Give the --out folder of `pacx bank`."
@@ -83,7 +126,7 @@ class Bank:
         try:
             meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
             image_ids = json.loads((path / "image_ids.json").read_text(encoding="utf-8"))
-            embeddings = np.load(path / "embeddings.npy", allow_pickle=False)
+            embeddings = np.load(path / "embeddings.npy", mmap_mode="r", allow_pickle=False)
             present = np.load(path / "present.npy", allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
             raise PacxError(f"Teacher bank {path} cannot be read ({error}). Make it again with `pacx bank`.") from error
@@ -92,12 +135,15 @@ class Bank:
                 f"Teacher bank {path} has version {meta.get('bank_version')}, this pacx reads {BANK_VERSION}. "
                 "Make it again with `pacx bank`."
             )
-        return cls(embeddings.astype(np.float32), present.astype(bool), tuple(map(str, image_ids)), meta)
+        if embeddings.dtype != np.float32:  # of a bank that was written by other software
+            embeddings = embeddings.astype(np.float32)
+        return cls(embeddings, present.astype(bool), tuple(map(str, image_ids)), meta)
 
     def save(self, folder: Path) -> None:
         """Write the bank; `meta.json` comes last, so a half-written folder is not taken for a bank."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "meta.json").unlink(missing_ok=True)  # of an older bank there
         np.save(folder / "embeddings.npy", np.where(self.present[:, None], self.embeddings, 0).astype(np.float32))
         np.save(folder / "present.npy", self.present)
         write_json(folder / "image_ids.json", self.image_ids)
@@ -145,7 +191,7 @@ class Bank:
         names = np.asarray(split).astype(str)
         _, people = np.unique(np.asarray(patient).astype(str), return_inverse=True)
         rng = np.random.Generator(np.random.PCG64(seed))
-        embeddings = self.embeddings.copy()
+        embeddings = np.array(self.embeddings)
         for name in np.unique(names):
             rows = np.flatnonzero(self.present & (names == name))
             if not len(rows):

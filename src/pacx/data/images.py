@@ -8,6 +8,7 @@ encoder needs.
 * The header is checked against `max_pixels` before anything is decoded.
 * What is 0 and what is 1: the full range of the file's bit depth, so the same picture stored with 8, 12 or 16 bits
   reads the same. DICOM windows and tables: see `pacx.data.dicom_gray`; PNG, JPEG and TIFF: see `pacx.data.raster`.
+* A row of a NumPy array (`cxr.npy::17`) is read by `pacx.data.array_images`, and the caller says what its numbers are.
 * Nothing global is touched, so threads and processes may call it freely.
 """
 
@@ -16,10 +17,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO, get_args
 
+from pacx.data.array_images import Stored, read_array_image
+from pacx.data.array_rows import split_row
 from pacx.data.pixels import MAX_PIXELS, CxrImage, ImageError, Voi, is_blank, max_bytes, printable, refuse_damage
 from pacx.data.raster import read_raster
 
-__all__ = ["MAX_PIXELS", "CxrImage", "ImageError", "Voi", "is_blank", "read_cxr"]
+__all__ = ["MAX_PIXELS", "CxrImage", "ImageError", "Stored", "Voi", "is_blank", "read_cxr"]
 
 _SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -38,15 +41,19 @@ def read_cxr(
     *,
     frame: int | None = None,
     voi: Voi = "auto",
+    stored: Stored = "gray",
     max_pixels: int = MAX_PIXELS,
 ) -> CxrImage:
     """Read a chest X-ray from a file.
 
     Args:
-        source: a path, the file's bytes, or a binary file object (read from where it stands, not closed).
+        source: a path, the file's bytes, or a binary file object (read from where it stands, not closed). A path
+            `FILE.npy::17` means row 17 of an array of images.
         frame: which frame of a multi-frame DICOM or multi-page TIFF, from 0; needed when there is more than one.
         voi: DICOM only: which part of the value range becomes the gray scale. "auto" takes the VOI LUT, else the
             window, else everything; "lut" and "window" insist on theirs; "none" takes the full range of the bit depth.
+        stored: arrays only: what their numbers are; "gray" (uint8, uint16, or floats in [0, 1]) or "imagenet"
+            (normalised with ImageNet's mean and standard deviation, which is undone).
         max_pixels: refuse larger pictures by their header. For DICOM, samples and frames count too.
 
     Returns:
@@ -63,8 +70,13 @@ def read_cxr(
     """
     if voi not in get_args(Voi):
         raise ImageError(f"Found voi={voi!r}; allowed: {', '.join(get_args(Voi))}.")
+    if stored not in get_args(Stored):
+        raise ImageError(f"Found stored={stored!r}; allowed: {', '.join(get_args(Stored))}.")
     name = str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "") or "The given bytes")
     try:
+        file, row = split_row(source) if isinstance(source, str | Path) else (None, None)
+        if file is not None and row is not None:
+            return read_array_image(file, row, stored=stored, max_pixels=max_pixels)
         data = _read_bytes(source, limit=max_bytes(max_pixels))
         kind = _identify(data)
         if kind == "DICOM":
@@ -127,6 +139,8 @@ def _identify(data: bytes) -> str:
             return kind
     if data.startswith(_BARE_DICOM):
         return "DICOM"
+    if data.startswith(b"\x93NUMPY"):
+        raise ImageError("It is a NumPy array. Name one of its rows, as in FILE.npy::17 for row 17.")
     start = data[:16]
     seen = (
         f"the text {start.decode('ascii')!r}"

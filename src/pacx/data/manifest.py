@@ -32,7 +32,8 @@ __all__ = [
 ]
 
 RESERVED = ("image_id", "path", "patient_id", "study_id", "view", "age", "sex", "split", "mask_path", "ecg_path")
-"""Columns with a fixed meaning; every other column is a label or a note of the source."""
+"""Columns with a fixed meaning; every other column is a label or a note of the source. Those of files hold paths, or
+rows of an array (`FILE.npy::17`, see `pacx.data.array_rows`)."""
 
 PRESENCE = ("has_image", "has_mask", "has_ecg", "has_labs")
 """Columns that a store adds: what is there for each row."""
@@ -89,6 +90,8 @@ class Manifest:
     labs: pd.DataFrame | None = None
     """index image_id, one float column per lab in raw units, NaN = not measured"""
     lab_units: dict[str, str] = field(default_factory=dict)
+    lab_report: dict[str, Any] = field(default_factory=dict)
+    """what became of the laboratory values that were read: see `pacx.data.labs.report`"""
     license: str = ""
     citation: str = ""
     about: str = ""
@@ -96,6 +99,10 @@ class Manifest:
     """what relative paths in the table start from"""
     mask_name: str = "mask"
     """what the files of mask_path outline"""
+    image_reading: dict[str, Any] = field(default_factory=dict)
+    """keyword arguments of `pacx.data.images.read_cxr` that hold for all images, e.g. what an array's numbers are"""
+    ecg_reading: dict[str, Any] = field(default_factory=dict)
+    """keyword arguments of `pacx.data.ecg.read_ecg` that hold for all ECGs, e.g. leads and rate of arrays"""
 
 
 def validate(manifest: Manifest, *, allow_patient_overlap: bool = False) -> None:

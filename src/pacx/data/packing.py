@@ -1,12 +1,13 @@
 """From the files that a manifest names to the rows of a store, on all cores.
 
-A file that cannot be read, shows nothing, or has a mask that does not fit it is rejected with the reason; the others
-go on. Rows that an earlier run has done are not opened again.
+A file that cannot be used is listed with the reason, and the others go on. An image that cannot be read or shows
+nothing takes its row along; a bad mask or ECG beside a good image does not: the row stays, without that modality. Rows
+that an earlier run has done are not opened again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 from tqdm import tqdm
 
+from pacx.data.array_rows import split_row
 from pacx.data.images import is_blank, read_cxr
 from pacx.data.manifest import Manifest
 from pacx.data.store_writer import StoreWriter
@@ -46,6 +48,19 @@ class Settings(NamedTuple):
     max_pixels: int
     mask_name: str
     strict: bool
+    image_reading: Mapping[str, Any]
+    """see `Manifest`, also below"""
+    ecg_reading: Mapping[str, Any]
+
+
+class Content(NamedTuple):
+    """What the files of one row gave."""
+
+    image: npt.NDArray[np.float32] | None = None
+    masks: dict[str, npt.NDArray[np.bool_]] | None = None
+    ecg: npt.NDArray[np.float32] | None = None
+    steps: tuple[str, ...] = ()
+    """what was done to the ECG, or is odd about it"""
 
 
 def make_jobs(manifest: Manifest) -> list[Job]:
@@ -57,7 +72,7 @@ def make_jobs(manifest: Manifest) -> list[Job]:
     columns = [_paths(manifest, column) for column in ("path", "mask_path", "ecg_path")]
     jobs = [Job(row, *files) for row, files in enumerate(zip(*columns, strict=True))]
     sample = [job.image for job in jobs if job.image is not None][:1000]
-    if sample and not any(file.exists() for file in sample):
+    if sample and not any(split_row(file)[0].exists() for file in sample):
         raise PacxError(
             f"None of the first {len(sample)} image files of {manifest.name!r} exists; the first would be {sample[0]}. "
             "Check the root, and that the paths in the table are relative to it."
@@ -109,40 +124,58 @@ def _attached(path: Path) -> StoreWriter:
 
 def _pack_rows(writer: StoreWriter, task: Sequence[Job], settings: Settings) -> int:
     for job in task:
-        try:
-            content = _read(job, settings)
-        except PacxError as error:
-            file = str(job.image or job.ecg)
-            if settings.strict:
-                raise PacxError(
-                    f"{error} Stopped here because of --strict; without it the file is left out."
-                ) from error
-            writer.reject(job.row, file=file, reason=str(error).removeprefix(f"{file}: "))
-        else:
-            writer.write(job.row, **content)
+        content, lost = _read(job, settings)
+        reasons = [(str(file), str(error).removeprefix(f"{file}: ")) for file, error in lost.items()]
+        if lost and settings.strict:
+            error = next(iter(lost.values()))
+            raise PacxError(f"{error} Stopped here because of --strict; without it the file is left out.") from error
+        if lost and content.image is None and content.ecg is None:
+            for file, reason in reasons:
+                writer.reject(job.row, file=file, reason=reason)
+            continue
+        for file, reason in reasons:
+            writer.lose(job.row, file=file, reason=f"{reason} (Its row stays, without this file.)")
+        writer.note_steps(job.row, content.steps)
+        writer.write(job.row, image=content.image, masks=content.masks, ecg=content.ecg)
     return len(task)
 
 
-def _read(job: Job, settings: Settings) -> dict[str, Any]:
-    """Read all files of a row.
+def _read(job: Job, settings: Settings) -> tuple[Content, dict[Path, PacxError]]:
+    """Read the files of a row; returns what they gave, and what is wrong with those that cannot be used.
 
-    Raises:
-        PacxError: the row cannot be used, with the reason.
+    When the image cannot be used, nothing else is read, and nothing is returned: the row is lost.
     """
-    content: dict[str, Any] = {}
+    image, masks, lost = None, None, {}
     if job.image is not None:
-        pixels = read_cxr(job.image, max_pixels=settings.max_pixels).pixels
-        if is_blank(pixels):
-            raise PacxError(f"{job.image}: It is blank: (nearly) all pixels have the same value.")
-        content["image"] = fit_square(pixels, settings.size, settings.geometry)
+        try:
+            pixels = _read_image(job.image, settings)
+        except PacxError as error:
+            return Content(), {job.image: error}
+        image = fit_square(pixels, settings.size, settings.geometry)
         if job.mask is not None:
-            content["masks"] = {settings.mask_name: _read_mask(job.mask, pixels.shape, settings)}
+            try:
+                masks = {settings.mask_name: _read_mask(job.mask, pixels.shape, settings)}
+            except PacxError as error:
+                lost[job.mask] = error
+    ecg = None
+    steps: tuple[str, ...] = ()
     if job.ecg is not None:
         # Imported when an ECG comes: SciPy would triple the start of every process that reads images only.
         from pacx.data.ecg import read_ecg
 
-        content["ecg"] = read_ecg(job.ecg).signal
-    return content
+        try:
+            record = read_ecg(job.ecg, **settings.ecg_reading)
+            ecg, steps = record.signal, record.steps
+        except PacxError as error:
+            lost[job.ecg] = error
+    return Content(image, masks, ecg, steps), lost
+
+
+def _read_image(file: Path, settings: Settings) -> npt.NDArray[np.float32]:
+    pixels = read_cxr(file, max_pixels=settings.max_pixels, **settings.image_reading).pixels
+    if is_blank(pixels):
+        raise PacxError(f"{file}: It is blank: (nearly) all pixels have the same value.")
+    return pixels
 
 
 def _read_mask(file: Path, shape: tuple[int, ...], settings: Settings) -> npt.NDArray[np.bool_]:

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pacx.data.images import MAX_PIXELS
+from pacx.data.labs import drop_implausible
+from pacx.data.labs.gather import MissingUnit
+from pacx.data.labs.texts import TimeUnit
 from pacx.data.manifest import Manifest, validate
 from pacx.data.packing import Job, Settings, make_jobs, pack
 from pacx.data.sources import Options, read_source
@@ -36,11 +39,31 @@ def prepare(
     mask_column: str | None = None,
     mask_name: str = "mask",
     ecg_column: str | None = None,
+    ecg_leads: list[str] | None = None,
+    ecg_rate: float | None = None,
+    ecg_unit: str | None = None,
+    ecg_layout: str | None = None,
     lab_columns: list[str] | None = None,
+    lab_percentiles: bool = False,
+    lab_table: Path | None = None,
+    subject_table: Path | None = None,
+    lab_key: str | None = None,
+    lab_reference_column: str | None = None,
+    lab_window: tuple[float, float] | None = None,
+    lab_panel: str | None = None,
+    lab_subject_column: str | None = None,
+    lab_item_column: str | None = None,
+    lab_value_column: str | None = None,
+    lab_unit_column: str | None = None,
+    lab_time_column: str | None = None,
+    lab_time_unit: TimeUnit | None = None,
+    lab_units: list[str] | None = None,
+    lab_missing_unit: MissingUnit = "drop",
     view_column: str | None = None,
     age_column: str | None = None,
     sex_column: str | None = None,
     split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    redraw_split: bool = False,
     seed: int = 0,
     size: int = 256,
     geometry: Geometry = "squash",
@@ -58,7 +81,8 @@ def prepare(
 
     Args:
         source: what kind of data lies there: folder (every image below it), table (a CSV, TSV or Parquet file with a
-            column of image paths), or open-sample (the openly licensed sample bundle).
+            column of image paths), labs (a table of laboratory values, without images), open-sample (the openly
+            licensed sample bundle), or symile-mimic (the released folder).
         root: the folder or table to read.
         part: open-sample: which part of the bundle (cxr, seg, ecg or labs).
         patient_from: folder: who is one patient: each file, each folder with files in it, or each folder directly
@@ -71,12 +95,37 @@ def prepare(
         split_column: table: train, val or test; without it patients are split at random.
         mask_column: table: mask files, one thing outlined in each.
         mask_name: table: what the masks outline, e.g. lung.
-        ecg_column: table: ECG records (WFDB) of the same patient.
-        lab_columns: table: laboratory values of the same patient, numbers in one unit per column.
+        ecg_column: table: ECG files of the same patient (WFDB records, .npy or CSV files).
+        ecg_leads: table: lead names in the order of .npy files.
+        ecg_rate: table: samples per second of .npy and CSV files.
+        ecg_unit: table: unit of .npy and CSV files, e.g. mV.
+        ecg_layout: table: name of a known layout in place of leads, rate and unit, e.g. symile.
+        lab_columns: table, labs: laboratory values, a column per lab, numbers in one unit per column.
+        lab_percentiles: table, labs: the lab columns hold percentiles in [0, 1]; a column X_observed (1 = observed)
+            beside X is its mask.
+        lab_table: table: laboratory values of the patients in a file of their own: long (subject, item, value, unit,
+            time) or wide (a column per lab); CSV, TSV (also .gz) or Parquet.
+        subject_table: labs: a table with a row per subject (stay, admission), for patients, splits, labels and times.
+        lab_key: table, labs: the column of the image or subject table whose values are the subjects of the lab table;
+            by default the patient column.
+        lab_reference_column: table, labs: time in the image or subject table that lab_window counts from; without it
+            the window counts from 0 or, with dates, from the subject's first value.
+        lab_window: table, labs: earliest and latest hour, both included; the earliest value in it counts.
+        lab_panel: table, labs: a panel file (YAML or CSV) of the labs wanted, or `all` for every item of the table; by
+            default the 50 labs of Symile-MIMIC.
+        lab_subject_column: lab table: whose value; like the next four recognised in the tables of MIMIC and eICU.
+        lab_item_column: lab table: item id, LOINC code or name.
+        lab_value_column: lab table: the number.
+        lab_unit_column: lab table: its unit.
+        lab_time_column: lab table: when it was taken: dates, or numbers in lab_time_unit.
+        lab_time_unit: lab table: minutes, hours or days; by default hours, and minutes in eICU's tables.
+        lab_units: lab table: units where the table has none, as item=unit, e.g. glucose=mmol/L.
+        lab_missing_unit: lab table: drop values without a unit, or take them to be in the panel's unit.
         view_column: table: projection, e.g. PA or AP.
         age_column: table: age in years.
         sex_column: table: sex, e.g. F or M.
         split_fractions: shares of patients in train, val and test where the data bring no split.
+        redraw_split: draw a split by patient even where the data bring one.
         seed: another seed draws another split.
         size: edge of the stored images in pixels; a little more than the encoder's input leaves room for crops.
         geometry: how rectangles become squares: squash (aspect ratio not kept), crop (centre), or pad (black bars).
@@ -107,21 +156,48 @@ def prepare(
         mask_column=mask_column,
         mask_name=mask_name,
         ecg_column=ecg_column,
+        ecg_leads=tuple(ecg_leads or ()),
+        ecg_rate=ecg_rate,
+        ecg_unit=ecg_unit,
+        ecg_layout=ecg_layout,
         lab_columns=tuple(lab_columns or ()),
+        lab_percentiles=lab_percentiles,
+        lab_table=lab_table,
+        subject_table=subject_table,
+        lab_key=lab_key,
+        lab_reference_column=lab_reference_column,
+        lab_window=lab_window,
+        lab_panel=lab_panel,
+        lab_subject_column=lab_subject_column,
+        lab_item_column=lab_item_column,
+        lab_value_column=lab_value_column,
+        lab_unit_column=lab_unit_column,
+        lab_time_column=lab_time_column,
+        lab_time_unit=lab_time_unit,
+        lab_units=tuple(lab_units or ()),
+        lab_missing_unit=lab_missing_unit,
         view_column=view_column,
         age_column=age_column,
         sex_column=sex_column,
         split_fractions=split_fractions,
+        redraw_split=redraw_split,
         seed=seed,
     )
     if size < 1:
         raise PacxError(f"--size is {size}; give the edge of the stored images in pixels, e.g. 256.")
     manifest = read_source(source, Path(root), options=options)
     validate(manifest, allow_patient_overlap=allow_patient_overlap)
+    _keep_plausible_labs(manifest)
     jobs = make_jobs(manifest)
-    settings = Settings(size, geometry, max_pixels, manifest.mask_name, strict)
+    readings = (manifest.image_reading, manifest.ecg_reading)
+    settings = Settings(size, geometry, max_pixels, manifest.mask_name, strict, *readings)
     origin = {"command": "prepare", "source": source, "root": root, **asdict(options)}
-    config = {**origin, **settings._asdict(), "allow_patient_overlap": allow_patient_overlap, "workers": workers}
+    config = {
+        **origin,
+        **settings._asdict(),
+        "allow_patient_overlap": allow_patient_overlap,
+        "workers": workers,
+    }
     with open_run(out, command="prepare", config=config, overwrite=overwrite) as run:
         run.read("root", path=root, source=source)
         log.info("prepare: %d rows of %s", len(jobs), manifest.name)
@@ -138,6 +214,15 @@ def prepare(
         if summary["rejects"]:
             log.warning("prepare: %d files were left out; %s says why", summary["rejects"], out / "rejects.csv")
         return run.finish(summary)
+
+
+def _keep_plausible_labs(manifest: Manifest) -> None:
+    """Hold the labs of any source against the limits of the default panel, where their unit is known."""
+    if manifest.labs is None:
+        return
+    manifest.labs, dropped = drop_implausible(manifest.labs, units=manifest.lab_units)
+    if dropped:
+        manifest.lab_report = {**manifest.lab_report, "implausible": dropped}
 
 
 def _make_writer(out: Path, manifest: Manifest, jobs: list[Job], settings: Settings) -> StoreWriter:

@@ -7,7 +7,8 @@
       labs.parquet      image_id, then one column per lab in raw units, NaN = not measured
       manifest.parquet  row i describes images[i]; see `pacx.data.manifest`
       meta.json         what this is: tasks, pixel mean and std, geometry, licence, source, content and split hashes
-      rejects.csv       files that were left out, and why
+      ecg-steps.csv     what was done to ECGs or is odd about them, by image_id; absent if nothing
+      rejects.csv       files that cannot be used, and why; without its image a row is left out
 
 A row may lack any modality; `has_image`, `has_mask`, `has_ecg` and `has_labs` in the manifest say what is there.
 The whole of CheXpert at 256 px is 14.7 GB in this form and fits in memory; decoding it once costs hours less than

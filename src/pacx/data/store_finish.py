@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,13 +22,24 @@ import numpy.typing as npt
 import pandas as pd
 
 from pacx.data.manifest import PRESENCE, Manifest, split_hash, validate
-from pacx.data.store_plan import REJECT_LINES, STORE_VERSION, Plan, check_space, full_disk_is_a_user_error, make_array
+from pacx.data.store_plan import (
+    REJECT_LINES,
+    STEP_LINES,
+    STORE_VERSION,
+    Plan,
+    check_space,
+    full_disk_is_a_user_error,
+    make_array,
+)
 from pacx.errors import PacxError
 from pacx.runs import write_json
 
 __all__ = ["finish_store"]
 
+log = logging.getLogger("pacx")
+
 _BLOCK_BYTES = 16 * 1024**2
+_TABLES = ("manifest.parquet", "labs.parquet", "labs_report.json", "ecg-steps.csv", "rejects.csv")
 
 
 def finish_store(
@@ -37,7 +50,7 @@ def finish_store(
     with full_disk_is_a_user_error(path):
         if not ((partial / "meta.json").is_file() or (path / "meta.json").is_file()):
             _complete(partial, plan, manifest, source=source, allow_patient_overlap=allow_patient_overlap)
-        _publish(partial, path, [*plan.arrays(), "manifest.parquet", "labs.parquet", "rejects.csv", "meta.json"])
+        _publish(partial, path, [*plan.arrays(), *_TABLES, "meta.json"])
     meta: dict[str, Any] = json.loads((path / "meta.json").read_text(encoding="utf-8"))
     return meta
 
@@ -63,10 +76,13 @@ def _complete(
     for file in plan.arrays():
         _keep_rows(partial / file, kept)
     table, labs = _tables(manifest, kept, has=np.load(partial / "has.npy")[kept])
+    _tidy_steps(partial, table, kept=kept)
     mean, std = _pixel_statistics(partial, plan, table)
     table.to_parquet(partial / "manifest.parquet", index=False)
     if labs is not None:
         labs.to_parquet(partial / "labs.parquet", index=False)
+    if manifest.lab_report:
+        write_json(partial / "labs_report.json", manifest.lab_report)
     meta = {
         "store_version": STORE_VERSION,
         "name": plan.name,
@@ -159,10 +175,26 @@ def _tidy_rejects(partial: Path) -> pd.DataFrame:
     lines = partial / REJECT_LINES
     if lines.is_file():
         rejects = pd.read_csv(lines, header=None, names=["row", "file", "reason"], dtype={"file": str, "reason": str})
-        # A crash between the line and the state byte makes a row come twice.
-        rejects = rejects.drop_duplicates("row", keep="last").sort_values("row")[["file", "reason"]]
+        # A crash between the line and the state byte makes a file of a row come twice.
+        rejects = rejects.drop_duplicates(["row", "file"], keep="last").sort_values(["row", "file"])
+        rejects = rejects[["file", "reason"]]
     rejects.to_csv(partial / "rejects.csv", index=False)
     return rejects
+
+
+def _tidy_steps(partial: Path, table: pd.DataFrame, *, kept: npt.NDArray[np.int64]) -> None:
+    """Write `ecg-steps.csv` (image_id, step) in row order for the rows that are there, and log how often what came."""
+    lines = partial / STEP_LINES
+    if not lines.is_file():
+        return
+    steps = pd.read_csv(lines, header=None, names=["row", "step"], dtype={"step": str}).drop_duplicates()
+    images = pd.DataFrame({"row": kept, "image_id": table["image_id"]})
+    # A stable sort: the steps of a row stay in the order in which they were taken.
+    steps = steps.merge(images, on="row").sort_values("row", kind="stable")
+    steps[["image_id", "step"]].to_csv(partial / "ecg-steps.csv", index=False)
+    kinds = steps["step"].str.replace(re.compile(r"\d+(\.\d+)?"), "#", regex=True).value_counts()
+    most = "; ".join(f"{kind} ({count})" for kind, count in kinds.head(8).items())
+    log.info("%d ECGs were changed or look odd (ecg-steps.csv): %s", steps["row"].nunique(), most)
 
 
 def _publish(partial: Path, path: Path, files: list[str]) -> None:

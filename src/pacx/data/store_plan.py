@@ -25,6 +25,7 @@ from pacx.runs import write_json
 __all__ = [
     "ECG_SHAPE",
     "REJECT_LINES",
+    "STEP_LINES",
     "STORE_VERSION",
     "Plan",
     "allocate",
@@ -40,7 +41,10 @@ ECG_SHAPE = (12, 5000)
 """leads x samples: 10 s at 500 Hz"""
 
 REJECT_LINES = "reject-lines.csv"
-"""row, file, reason of every rejected row, appended by all processes in any order"""
+"""row, file, reason of every file that cannot be used, appended by all processes in any order"""
+
+STEP_LINES = "step-lines.csv"
+"""row and step of everything that a reader did to a row's ECG or found odd in it, likewise"""
 
 _RESERVE_BYTES = 16 * 1024**2  # for the tables and meta beside the arrays
 

@@ -20,7 +20,15 @@ import numpy.typing as npt
 
 from pacx.data.manifest import Manifest
 from pacx.data.store_finish import finish_store
-from pacx.data.store_plan import ECG_SHAPE, REJECT_LINES, Plan, allocate, full_disk_is_a_user_error, read_plan
+from pacx.data.store_plan import (
+    ECG_SHAPE,
+    REJECT_LINES,
+    STEP_LINES,
+    Plan,
+    allocate,
+    full_disk_is_a_user_error,
+    read_plan,
+)
 from pacx.preprocess import Geometry
 
 __all__ = ["StoreWriter"]
@@ -117,16 +125,18 @@ class StoreWriter:
 
     def reject(self, row: int, *, file: str, reason: str) -> None:
         """Leave a row out of the store and say why in `rejects.csv`."""
-        line = io.StringIO()
-        csv.writer(line).writerow([row, file, " ".join(reason.split())])
+        self._append(REJECT_LINES, row, file, reason)
         with full_disk_is_a_user_error(self.path):
-            # One appending write per line: lines of several processes do not mix.
-            handle = os.open(self._partial / REJECT_LINES, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(handle, line.getvalue().encode())
-            finally:
-                os.close(handle)
             self._put("done.npy", row, np.array(_REJECTED, dtype=np.uint8))
+
+    def lose(self, row: int, *, file: str, reason: str) -> None:
+        """Note in `rejects.csv` that a row stays without one of its modalities; write the row afterwards."""
+        self._append(REJECT_LINES, row, file, reason)
+
+    def note_steps(self, row: int, steps: Sequence[str]) -> None:
+        """Note in `ecg-steps.csv` what was done to a row's ECG; write the row afterwards."""
+        for step in steps:
+            self._append(STEP_LINES, row, step)
 
     def done(self, row: int) -> bool:
         """Say whether a row was written or rejected, by this process, another or an earlier one."""
@@ -161,6 +171,17 @@ class StoreWriter:
             os.close(handle)
         self._files.clear()
         return finish_store(self.path, self._plan, manifest, source=source, allow_patient_overlap=allow_patient_overlap)
+
+    def _append(self, name: str, row: int, *texts: str) -> None:
+        line = io.StringIO()
+        csv.writer(line).writerow([row, *(" ".join(text.split()) for text in texts)])
+        with full_disk_is_a_user_error(self.path):
+            # One appending write per line: lines of several processes do not mix.
+            handle = os.open(self._partial / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                os.write(handle, line.getvalue().encode())
+            finally:
+                os.close(handle)
 
     def _put(self, file: str, row: int, value: npt.NDArray[Any]) -> None:
         known = {**self._plan.arrays(), **self._plan.states()}

@@ -1,13 +1,16 @@
 """Weights of the ECG network: our teacher folders, and the published ECGFounder checkpoint.
 
-Both are loaded strictly: every tensor must be there, fit, and be wanted.
+* Both are loaded strictly: every tensor must be there, fit, and be wanted.
+* The names of ECGFounder's 150 outputs belong to its authors and are not part of pacx. They are read from a text file
+  that the user gives (`read_statements`).
+* `with_head` puts a head for other labels on a network; outputs of the same name keep their weights.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from pacx.errors import PacxError
 from pacx.models.ecgfounder import EcgNet, EcgNetConfig
 from pacx.models.weights import CONFIG_FILE, WEIGHTS_FILE, new_folder, read_config, save_weights, weights_hash
 
-__all__ = ["load_ecg_net", "load_ecgfounder", "save_ecg_net"]
+__all__ = ["load_ecg_net", "load_ecgfounder", "read_statements", "save_ecg_net", "with_head"]
 
 
 def save_ecg_net(
@@ -79,6 +82,9 @@ def load_ecg_net(folder: Path) -> tuple[EcgNet, dict[str, Any]]:
 def load_ecgfounder(path: Path) -> EcgNet:
     """Load the published 12-lead checkpoint, strictly and without running pickled code.
 
+    The tensors may lie in a dictionary under `state_dict`, and their names may begin with `module.`, as training on
+    several devices writes them.
+
     Args:
         path: `12_lead_ECGFounder.pth`, from the Hugging Face repository PKUDigitalHealth/ECGFounder.
 
@@ -98,9 +104,61 @@ def load_ecgfounder(path: Path) -> EcgNet:
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise PacxError(f"{path} holds no state_dict of tensors. Give the file 12_lead_ECGFounder.pth.")
+    if state and all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
     net = EcgNet()
     _fill(net, state, str(path))
     return net.eval()
+
+
+def read_statements(path: Path, count: int = 150) -> tuple[str, ...]:
+    """Read the names of a network's outputs from a text file.
+
+    Args:
+        path: UTF-8 text, one name per line in the order of the outputs; blank lines at the end are left out.
+        count: how many outputs there are.
+
+    Raises:
+        PacxError: unreadable, a blank line between names, a name given twice, or another number of names.
+    """
+    path = Path(path)
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    except FileNotFoundError as error:
+        raise PacxError(f"{path} does not exist. Give a text file with one output name per line.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise PacxError(f"{path} cannot be read as UTF-8 text ({error}). Give one output name per line.") from error
+    if "" in lines:
+        raise PacxError(
+            f"Line {lines.index('') + 1} of {path} is blank. Each output needs a name on a line of its own."
+        )
+    if len(lines) != count:
+        raise PacxError(f"{path} has {len(lines)} names for {count} outputs. Give one per line, in the outputs' order.")
+    twice = next((name for name in lines if lines.count(name) > 1), None)
+    if twice is not None:
+        where = ", ".join(str(number) for number, name in enumerate(lines, start=1) if name == twice)
+        raise PacxError(f"{path} gives the name {twice!r} more than once (lines {where}). Each output needs its own.")
+    return tuple(lines)
+
+
+def with_head(net: EcgNet, old: Sequence[str], new: Sequence[str]) -> EcgNet:
+    """Copy a network with a head for other labels.
+
+    Args:
+        net: the network.
+        old: the names of its outputs; may be empty where they are not known.
+        new: the names that the copy's outputs are to have. One that is among `old` keeps its weights, the others start
+            afresh; no names, no head.
+    """
+    made = EcgNet(replace(net.config, num_classes=len(new)))
+    tensors = {name: value for name, value in net.state_dict().items() if not name.startswith("dense.")}
+    head = {f"dense.{name}": value.clone() for name, value in made.dense.state_dict().items()}
+    for row, label in enumerate(new):
+        if label in old:
+            for name, value in head.items():
+                value[row] = net.state_dict()[name][list(old).index(label)]
+    made.load_state_dict({**tensors, **head})
+    return made.train(net.training)
 
 
 def _fill(net: EcgNet, tensors: Mapping[str, Tensor], what: str) -> None:

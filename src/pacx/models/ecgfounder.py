@@ -30,13 +30,22 @@ __all__ = ["EcgNet", "EcgNetConfig", "EcgNetSize"]
 
 EcgNetSize = Literal["small", "medium", "ecgfounder"]
 
+_SIZES: dict[str, dict[str, Any]] = {
+    "small": {"stem_width": 32, "widths": (32, 64, 64, 128), "blocks": (1, 1, 1, 1), "batch_norm": True},
+    "medium": {
+        "stem_width": 32, "widths": (32, 64, 64, 128, 128), "blocks": (2, 2, 2, 2, 2), "batch_norm": True,
+        "dropout": 0.1,
+    },
+    "ecgfounder": {},
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class EcgNetConfig:
     """Shape of the network. The defaults are ECGFounder's."""
 
     num_classes: int = 150
-    """number of ECG statements"""
+    """number of ECG statements; 0 = no head, the network returns the feature"""
     stem_width: int = 64
     """channels after the first convolution"""
     widths: tuple[int, ...] = (64, 160, 160, 400, 400, 1024, 1024)
@@ -61,24 +70,36 @@ class EcgNetConfig:
             raise PacxError(
                 f"{len(self.widths)} stage widths and {len(self.blocks)} block counts; give one of each per stage."
             )
-        if any(width % self.group_width for width in self.widths):
+        if any(width < 1 or width % self.group_width for width in self.widths):
             raise PacxError(f"Stage widths {self.widths} must be multiples of the group width {self.group_width}.")
+        if self.stem_width < 1 or min(self.blocks) < 1:
+            raise PacxError(f"The stem width {self.stem_width} and the blocks {self.blocks} must be 1 or more.")
+        if not 0 <= self.dropout < 1:
+            raise PacxError(f"dropout is {self.dropout:g}; it is a probability, from 0 to below 1.")
 
     @classmethod
-    def named(cls, size: EcgNetSize, *, num_classes: int) -> EcgNetConfig:
-        """Return a usual size: "small" and "medium" train from scratch on a CPU, "ecgfounder" is the published one."""
-        if size == "ecgfounder":
-            return cls(num_classes)
-        if size == "medium":
-            return cls(num_classes, 32, (32, 64, 64, 128, 128), (2, 2, 2, 2, 2), batch_norm=True, dropout=0.1)
-        if size == "small":
-            return cls(num_classes, 32, (32, 64, 64, 128), (1, 1, 1, 1), batch_norm=True)
-        raise PacxError(f"There is no ECG network size {size!r}. Known sizes: small, medium, ecgfounder.")
+    def named(cls, size: EcgNetSize, *, num_classes: int, **changes: Any) -> EcgNetConfig:
+        """Return a usual size: "small" and "medium" train from scratch on a CPU, "ecgfounder" is the published one.
+
+        Args:
+            size: the usual size.
+            num_classes: number of ECG statements.
+            changes: any other field, in place of the size's; None leaves it.
+        """
+        if size not in _SIZES:
+            raise PacxError(f"There is no ECG network size {size!r}. Known sizes: {', '.join(_SIZES)}.")
+        given = {key: value for key, value in changes.items() if value is not None}
+        return cls(num_classes, **{**_SIZES[size], **given})
 
     @property
     def dim(self) -> int:
         """Length of the feature."""
         return self.widths[-1]
+
+    @property
+    def stride(self) -> int:
+        """Samples of the record per position of the last stage."""
+        return int(2 ** (1 + len(self.widths)))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> EcgNetConfig:
@@ -183,21 +204,24 @@ class EcgNet(nn.Module):
             _Stage(width_in, width, blocks, config, first=stage == 0)
             for stage, (width_in, width, blocks) in enumerate(zip(widths_in, config.widths, config.blocks, strict=True))
         )
-        self.dense = nn.Linear(config.dim, config.num_classes)
+        self.dense = nn.Linear(config.dim, config.num_classes) if config.num_classes else nn.Identity()
 
     @classmethod
     def small(cls, num_classes: int) -> EcgNet:
         """Build a network that trains on a CPU in a minute."""
         return cls(EcgNetConfig.named("small", num_classes=num_classes))
 
-    def features(self, x: Float[Tensor, "B leads time"]) -> Float[Tensor, "B dim"]:
-        """Return the mean over time of the last stage."""
-        h = self.first_conv(x)
+    def feature_map(self, x: Float[Tensor, "B leads time"]) -> Float[Tensor, "B dim positions"]:
+        """Return the last stage; a position stands for `config.stride` samples, ceil(time / stride) of them."""
+        h: Tensor = self.first_conv(x)
         h = F.silu(self.first_bn(h) if self.config.batch_norm else h)
         for stage in self.stage_list:
             h = stage(h)
-        feature: Tensor = h.mean(-1)
-        return feature
+        return h
+
+    def features(self, x: Float[Tensor, "B leads time"]) -> Float[Tensor, "B dim"]:
+        """Return the mean over time of the last stage."""
+        return self.feature_map(x).mean(-1)
 
     def forward(self, x: Float[Tensor, "B leads time"]) -> Float[Tensor, "B classes"]:
         """Return one logit per ECG statement; the sigmoid is left to the caller."""

@@ -1,53 +1,73 @@
-"""Ask a frozen teacher about every row of a store, once, and keep the answers.
+"""Ask a frozen teacher about every row of a store, once, and keep the answers; or take answers that others gave.
 
 Distillation needs only the answers: the teacher network, its preprocessing and its raw input are done with here.
 Rows without the modality are holes, marked as such and never filled in. See `pacx.data.bank` for the folder.
+
+A run that was killed goes on with the batch that it was at, and ends with the same numbers to the last bit: batches are
+cut in the same way, and each is computed by itself. A few batches are in memory at a time, whatever the store's size.
 """
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
+from pacx import __version__
 from pacx.data.bank import Bank
+from pacx.data.bank_import import import_bank
+from pacx.data.bank_writer import BankWriter
 from pacx.data.store import Store
 from pacx.errors import PacxError
 from pacx.runs import open_run
-from pacx.stages.teachers import Teacher, open_teacher
+from pacx.stages.checkpoints import Resume
+from pacx.stages.teachers import Teacher, choose_device, open_teacher
 
 __all__ = ["bank", "fill_bank"]
 
 log = logging.getLogger("pacx")
 
-_CHUNK = 4096
-"""rows between two moves of the progress bar; teachers start their worker processes once per chunk"""
+_MUCH_ALIKE = 0.95
 
 
 def bank(
     *,
     store: Path,
-    teacher: Path,
+    teacher: Path | None = None,
+    embeddings: list[Path] | None = None,
+    ids: list[str] | None = None,
+    match: Literal["image_id", "study_id", "patient_id"] = "image_id",
+    ignore_unknown: bool = False,
     name: str | None = None,
-    batch_size: int = 64,
+    kind: str | None = None,
+    batch_size: int = 32,
     device: str = "auto",
     workers: int | None = None,
+    resume: Resume = "auto",
     out: Path,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Embed a store with a frozen teacher.
+    """Embed a store with a frozen teacher, or take embeddings from files.
 
     Args:
-        store: the store with the teacher's modality (ECGs, labs).
+        store: the store with the teacher's modality (ECGs, labs), or with the images that embeddings belong to.
         teacher: run folder of `fit-ecg` or `fit-labs`, or ECGFounder's checkpoint file.
+        embeddings: in place of a teacher: .npy or .parquet files of embeddings, one after the other.
+        ids: of embeddings: a column of the parquet files, files of ids (.npy, .txt, .csv, .parquet; as many as of
+            embeddings), or "order" if row i belongs to row i of the store; the column named by --match if not given.
+        match: of embeddings: what the ids are; one of a patient goes to all of the patient's rows.
+        ignore_unknown: of embeddings: leave out ids that the store does not have.
         name: the teacher's name in distillation and reports; its kind (ecg, labs) if not given.
+        kind: of embeddings: the modality; the name if not given.
         batch_size: rows per forward pass.
         device: where the teacher computes: cpu, cuda, mps, or auto.
-        workers: processes that prepare the teacher's input; one per processor if not given.
+        workers: processes that prepare the teacher's input, and on a CPU the network's threads; one per processor if
+            not given.
+        resume: auto = go on with an unfinished bank of the same teacher, store and settings, else start anew; true = go
+            on or say what differs; false = start anew.
         out: the run folder to write, which is also the bank.
         overwrite: replace a finished run in `out`.
 
@@ -55,29 +75,50 @@ def bank(
         pacx bank --store stores/pairs --teacher runs/fit-ecg --out runs/bank-ecg
     """
     arguments = dict(locals())
+    _check_arguments(arguments)
+    cohort = Store.open(store)
+    if teacher is not None:
+        expert = open_teacher(teacher, name=name, device=choose_device(device), workers=workers)
     with open_run(out, command="bank", config=arguments, overwrite=overwrite) as run:
-        cohort = Store.open(store)
-        expert = open_teacher(teacher, name=name, device=_device(device), workers=workers)
         run.read("store", path=store, name=cohort.name, hash=cohort.content_hash)
-        run.read("teacher", path=teacher, hash=expert.weights_hash)
-        answers = fill_bank(cohort, expert, batch_size=batch_size)
-        answers.save(run.artefact("bank", "."))
+        target = run.artefact("bank", ".")
+        counts: dict[str, int] = {}
+        if teacher is not None:
+            run.read("teacher", path=teacher, hash=expert.weights_hash)
+            answers = fill_bank(cohort, expert, target, batch_size=batch_size, resume=resume)
+        else:
+            answers, counts = import_bank(
+                cohort, embeddings or [], target, name=name or "", kind=kind, ids=ids, match=match,
+                ignore_unknown=ignore_unknown,
+            )  # fmt: skip
+            run.read("embeddings", files=answers.meta["source"], hash=answers.meta["weights_hash"])
+        log.info("%r", answers)
         return run.finish(
             {
                 "teacher": answers.name,
-                "kind": expert.kind,
+                "kind": answers.meta["kind"],
                 "num_rows": len(answers),
                 "num_present": int(answers.present.sum()),
                 "dim": answers.dim,
+                **counts,
+                **_judged(answers),
             }
         )
 
 
-def fill_bank(store: Store, teacher: Teacher, *, batch_size: int = 64) -> Bank:
-    """Embed every row that has the teacher's modality.
+def fill_bank(store: Store, teacher: Teacher, folder: Path, *, batch_size: int = 32, resume: Resume = "auto") -> Bank:
+    """Embed every row that has the teacher's modality, into a folder.
+
+    Args:
+        store: what to embed.
+        teacher: by which.
+        folder: the bank's folder; an unfinished bank of the same teacher, store and batch size in it is continued.
+        batch_size: rows per forward pass.
+        resume: as in `pacx.data.bank_writer.BankWriter`.
 
     Raises:
-        PacxError: no row has it, or the teacher gives numbers that are not finite.
+        PacxError: no row has the modality, the teacher gives numbers that are not finite, or `resume` is true and there
+            is nothing to go on with.
     """
     present = teacher.present(store)
     rows = np.flatnonzero(present)
@@ -86,24 +127,67 @@ def fill_bank(store: Store, teacher: Teacher, *, batch_size: int = 64) -> Bank:
             f"No row of store {store.name} has an input for the teacher {teacher.name!r} (kind {teacher.kind}). "
             "Choose a store with this modality, or another teacher."
         )
-    embeddings = np.zeros((len(store), teacher.dim), dtype=np.float32)
-    with tqdm(total=len(rows), desc="bank", unit="row", disable=None) as bar:
-        for start in range(0, len(rows), _CHUNK):
-            part = rows[start : start + _CHUNK]
-            embeddings[part] = teacher.embed(store, part, batch_size=batch_size)
-            bar.update(len(part))
-    log.info("bank: teacher %s, %d of %d rows present, dim %d", teacher.name, len(rows), len(store), teacher.dim)
-    meta = {
+    image_ids = list(map(str, store.manifest["image_id"]))
+    plan = {
         "teacher": teacher.name,
         "kind": teacher.kind,
         "weights_hash": teacher.weights_hash,
         "preprocessing": teacher.preprocessing,
         "store": {"name": store.name, "hash": store.content_hash},
+        "num_rows": len(store),
+        "num_present": len(rows),
+        "dim": teacher.dim,
+        "batch_size": batch_size,
+        "pacx_version": __version__,
     }
-    return Bank(embeddings, present, tuple(map(str, store.manifest["image_id"])), meta)
+    writer = BankWriter(folder, plan, resume=resume)
+    try:
+        if not writer.complete:
+            with tqdm(total=len(rows), initial=writer.done, desc="bank", unit="row", disable=None) as bar:
+                for part in teacher.stream(store, rows[writer.done :], batch_size=batch_size):
+                    at = rows[writer.done : writer.done + len(part)]
+                    _refuse_not_finite(part, [image_ids[row] for row in at], teacher)
+                    writer.write(at, part)
+                    bar.update(len(part))
+            writer.finish(present, image_ids, {})
+    finally:
+        writer.close()
+    return Bank.open(folder)
 
 
-def _device(device: str) -> str:
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+def _refuse_not_finite(part: np.ndarray[Any, Any], image_ids: list[str], teacher: Teacher) -> None:
+    wrong = [image_ids[row] for row in np.flatnonzero(~np.isfinite(part).all(axis=1))]
+    if wrong:
+        raise PacxError(
+            f"The teacher {teacher.name!r} gives numbers that are not finite for {', '.join(wrong[:5])}. Look at the "
+            "raw input of these rows, and at the teacher's training."
+        )
+
+
+def _judged(answers: Bank) -> dict[str, Any]:
+    """Say how the embeddings lie, and warn of a teacher that tells patients hardly apart."""
+    found = answers.shape_of_cloud()
+    if (found["mean_cosine"] or 0) > _MUCH_ALIKE:
+        log.warning(
+            "bank: the embeddings of %r point nearly the same way for everybody (mean cosine %.3f); centring them "
+            "(minus the mean over the training rows) gives distillation more to tell apart.",
+            answers.name, found["mean_cosine"],
+        )  # fmt: skip
+    if found["constant_dims"]:
+        log.warning("bank: %d of %d numbers are the same for everybody", found["constant_dims"], answers.dim)
+    return found
+
+
+def _check_arguments(given: dict[str, Any]) -> None:
+    if (given["teacher"] is None) == (not given["embeddings"]):
+        both = "both" if given["teacher"] is not None else "neither"
+        raise PacxError(f"A bank is made with --teacher or from --embeddings; {both} were given. Give one of the two.")
+    if given["embeddings"] and not given["name"]:
+        raise PacxError("Embeddings from files need a name for reports: --name ppg.")
+    foreign = [flag for flag in ("ids", "kind", "ignore_unknown") if given[flag]]
+    if given["teacher"] is not None and (foreign or given["match"] != "image_id"):
+        flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in foreign or ["match"])
+        raise PacxError(f"{flags} belongs to --embeddings; with --teacher the rows are the store's own. Leave it out.")
+    for flag in ("batch_size", "workers"):
+        if given[flag] is not None and given[flag] < 1:
+            raise PacxError(f"--{flag.replace('_', '-')} is {given[flag]}; it must be 1 or more.")

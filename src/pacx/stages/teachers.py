@@ -4,13 +4,20 @@ A teacher says for which rows it has an input (`present`), and embeds those. A r
 not embedded as zeros or means, and asking for it is an error. Each teacher brings its own preprocessing, the one it was
 trained with, so a bank cannot be made with another.
 
-Another modality joins by writing a class with these members and adding its kind to `open_teacher`; or, without any
-code, by bringing its embeddings as a bank.
+A store may be large: a teacher gives its embeddings batch by batch, in the order of the rows, and holds a few batches
+of input at a time. On a CPU the ECG teacher works in threads of its own (`pacx.models.ecg_inference`) beside the
+processes that filter the next records. Everything is computed in float32.
+
+Another modality joins without any code, by bringing its embeddings (`pacx bank --embeddings`); or by writing a class
+with these members and adding its kind to `open_teacher`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,20 +27,25 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pacx.data.ecg import RATE
-from pacx.data.ecg_recipe import RECIPE, check_recipe, prepare_ecgs
+from pacx.data.ecg.recipe import RECIPE, check_recipe, prepare_ecgs
 from pacx.data.labs import LabReference
 from pacx.data.store import Store
+from pacx.data.workers import available_cores
 from pacx.errors import PacxError
+from pacx.models.ecg_inference import fast_features, side_by_side
 from pacx.models.ecg_weights import load_ecg_net, load_ecgfounder
 from pacx.models.ecgfounder import EcgNet
 from pacx.models.labs_autoencoder import REFERENCE_FILE, LabsAutoencoder, load_labs_autoencoder
 from pacx.models.weights import CONFIG_FILE, read_config, weights_hash
 
-__all__ = ["EcgTeacher", "LabsTeacher", "Teacher", "open_teacher"]
+__all__ = ["EcgTeacher", "LabsTeacher", "Teacher", "choose_device", "open_teacher"]
 
 log = logging.getLogger("pacx")
 
 Embeddings = NDArray[np.float32]
+
+_LAB_ROWS = 4096
+"""rows of a lab table that are turned into percentiles at a time"""
 
 
 class Teacher(Protocol):
@@ -52,8 +64,8 @@ class Teacher(Protocol):
     def present(self, store: Store) -> NDArray[np.bool_]:
         """Return for each row (N,) whether there is an input."""
 
-    def embed(self, store: Store, rows: NDArray[np.int64], *, batch_size: int = 64) -> Embeddings:
-        """Embed rows that are present, (len(rows), dim)."""
+    def stream(self, store: Store, rows: NDArray[np.int64], *, batch_size: int) -> Iterator[Embeddings]:
+        """Yield the embeddings of rows that are present, (b, dim), in order; b = `batch_size` but for the last."""
 
 
 class EcgTeacher:
@@ -76,9 +88,10 @@ class EcgTeacher:
         """Return for each row whether the store has an ECG."""
         return store.manifest["has_ecg"].to_numpy(dtype=bool)
 
-    def embed(self, store: Store, rows: NDArray[np.int64], *, batch_size: int = 64) -> Embeddings:
-        """Filter and embed ECGs; filtering runs in processes of its own."""
-        _refuse_holes(self, store, rows)
+    def stream(self, store: Store, rows: NDArray[np.int64], *, batch_size: int) -> Iterator[Embeddings]:
+        """Filter and embed ECGs; filtering runs in processes of its own, ahead of the network."""
+        if not self.present(store)[rows].all():
+            raise _hole(self)
         batches = prepare_ecgs(
             store.path / "ecg.npy",
             rows,
@@ -87,16 +100,19 @@ class EcgTeacher:
             batch_size=batch_size,
             workers=self.workers,
         )
-        device = _device_of(self.net)
-        embeddings = np.empty((len(rows), self.dim), dtype=np.float32)
-        done = 0
-        with torch.inference_mode():
-            for batch in batches:
-                embeddings[done : done + len(batch)] = (
-                    self.net.features(torch.from_numpy(batch).to(device)).cpu().numpy()
-                )
-                done += len(batch)
-        return embeddings
+        if _device_of(self.net).type != "cpu":
+            yield from map(self._features, batches)
+            return
+        threads = min(self.workers or available_cores(), -(-len(rows) // batch_size) or 1)
+        yield from side_by_side(self._features, batches, threads=threads)
+
+    def embed(self, store: Store, rows: NDArray[np.int64], *, batch_size: int = 32) -> Embeddings:
+        """Embed rows that are present, (len(rows), dim)."""
+        return _together(self, store, rows, batch_size)
+
+    @torch.inference_mode()
+    def _features(self, batch: NDArray[np.float32]) -> Embeddings:
+        return fast_features(self.net, torch.from_numpy(batch).to(_device_of(self.net))).cpu().numpy()
 
 
 class LabsTeacher:
@@ -117,7 +133,9 @@ class LabsTeacher:
         self.name = name
         self.dim = net.dim
         self.weights_hash = weights_hash(net)
-        self.preprocessing = dict(preprocessing)
+        # Another reference gives other percentiles, and so other embeddings with the same weights.
+        digest = hashlib.sha256(json.dumps(reference.to_dict(), sort_keys=True).encode()).hexdigest()
+        self.preprocessing = {**preprocessing, "reference_hash": digest}
         self._compared: set[Path] = set()
 
     def present(self, store: Store) -> NDArray[np.bool_]:
@@ -125,23 +143,40 @@ class LabsTeacher:
         if store.labs is None:
             return np.zeros(len(store), dtype=bool)
         self._compare(store)
-        _, observed = self.reference.transform(store.labs, ignore=True)
-        return np.asarray(observed.any(axis=1))
+        seen = [
+            self.reference.transform(store.labs.iloc[start : start + _LAB_ROWS], ignore=True)[1].any(axis=1)
+            for start in range(0, len(store), _LAB_ROWS)
+        ]
+        return np.concatenate(seen)
 
-    def embed(self, store: Store, rows: NDArray[np.int64], *, batch_size: int = 64) -> Embeddings:
+    def stream(self, store: Store, rows: NDArray[np.int64], *, batch_size: int) -> Iterator[Embeddings]:
         """Embed lab values; labs that the store lacks count as unobserved."""
-        _refuse_holes(self, store, rows)
-        if store.labs is None or not len(rows):
-            return np.empty((0, self.dim), dtype=np.float32)
-        percentiles, observed = self.reference.transform(store.labs.iloc[rows], ignore=True)
-        device = _device_of(self.net)
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(rows), batch_size):
-                chunk = slice(start, start + batch_size)
-                x, mask = torch.from_numpy(percentiles[chunk]), torch.from_numpy(observed[chunk])
-                parts.append(self.net.encode(x.to(device), mask.to(device)).cpu().numpy())
-        return np.concatenate(parts)
+        # One computing thread: several would wait for each other longer than these layers take.
+        yield from side_by_side(self._encode, self._batches(store, rows, batch_size), threads=1)
+
+    def _batches(
+        self, store: Store, rows: NDArray[np.int64], batch_size: int
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        block = batch_size * max(1, _LAB_ROWS // batch_size)
+        for start in range(0, len(rows), block):
+            if store.labs is None:
+                raise _hole(self)
+            part = store.labs.iloc[rows[start : start + block]]
+            percentiles, observed = self.reference.transform(part, ignore=True)
+            if not observed.any(axis=1).all():
+                raise _hole(self)
+            for first in range(0, len(part), batch_size):
+                chunk = slice(first, first + batch_size)
+                yield percentiles[chunk], observed[chunk]
+
+    def embed(self, store: Store, rows: NDArray[np.int64], *, batch_size: int = 32) -> Embeddings:
+        """Embed rows that are present, (len(rows), dim)."""
+        return _together(self, store, rows, batch_size)
+
+    @torch.inference_mode()
+    def _encode(self, batch: tuple[NDArray[np.float32], NDArray[np.float32]]) -> Embeddings:
+        x, mask = (torch.from_numpy(part).to(_device_of(self.net)) for part in batch)
+        return self.net.encode(x, mask).cpu().numpy()
 
     def _compare(self, store: Store) -> None:
         """Note which labs differ from the reference's; refuse another unit, which would shift every percentile."""
@@ -176,9 +211,10 @@ def open_teacher(path: Path, *, name: str | None = None, device: str = "cpu", wo
         workers: processes that prepare the input; one per processor if not given.
 
     Raises:
-        PacxError: no teacher there, one of an unknown kind, or one that is damaged.
+        PacxError: no teacher there, one of an unknown kind, one that is damaged, or a device that is not there.
     """
     path = Path(path)
+    _check_device(device)
     if path.is_file():
         founder = load_ecgfounder(path).to(device)
         preprocessing = {"recipe": RECIPE, "rate": RATE}
@@ -202,11 +238,29 @@ def open_teacher(path: Path, *, name: str | None = None, device: str = "cpu", wo
     raise PacxError(f"{folder} holds a model of kind {kind!r}; teachers are of kind 'ecg' or 'labs'.")
 
 
-def _refuse_holes(teacher: Teacher, store: Store, rows: NDArray[np.int64]) -> None:
-    if not teacher.present(store)[rows].all():
+def choose_device(device: str) -> str:
+    """Return a device as PyTorch names it; "auto" is an accelerator where there is one."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a PyTorch that was built without CUDA
         raise PacxError(
-            f"Some of the rows to embed have no input for the teacher {teacher.name!r}; ask `present` first."
-        )
+            f"There is no device {device!r} here ({str(error).splitlines()[0]}). Use cpu, cuda, cuda:N, mps or auto."
+        ) from error
+
+
+def _hole(teacher: Teacher) -> PacxError:
+    return PacxError(f"Some of the rows to embed have no input for the teacher {teacher.name!r}; ask `present` first.")
+
+
+def _together(teacher: Teacher, store: Store, rows: NDArray[np.int64], batch_size: int) -> Embeddings:
+    parts = list(teacher.stream(store, rows, batch_size=batch_size))
+    return np.concatenate(parts) if parts else np.empty((0, teacher.dim), dtype=np.float32)
 
 
 def _device_of(net: nn.Module) -> torch.device:

@@ -1,4 +1,4 @@
-"""The simulated cohort: patients, their visits and labels, written as a store.
+"""The simulated cohort: patients, their visits and labels, written as a store or in a published set's form.
 
 A patient has one to three visits; a visit has one X-ray, one ECG, one set of labs and one set of labels, all drawn from
 the same latent state (`latents.py` has the causal graph) by streams of random numbers of their own.
@@ -10,6 +10,7 @@ the truth. No command reads it.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,7 @@ from pacx.data.manifest import SPLITS, Manifest, split_patients
 from pacx.data.phantom.anatomy import sample_acquisition
 from pacx.data.phantom.blood import simulate_labs
 from pacx.data.phantom.filling import Cohort, Visit, fill
+from pacx.data.phantom.formats import Format, Simulated, check_format, write_format
 from pacx.data.phantom.labels import TASKS, sample_labels
 from pacx.data.phantom.latents import random_stream, sample_patient
 from pacx.data.store import Store
@@ -37,6 +39,7 @@ __all__ = ["MASKS", "TASKS", "num_visits", "sample_labels", "sample_patient", "s
 MASKS = ("lung", "heart")
 _SPLIT_FRACTIONS = (0.6, 0.1, 0.3)
 _MAX_VISITS = 3
+_COHORT = ".cohort"  # the store that another format is made of, until it is
 
 
 def num_visits(index: int, *, seed: int, mean: float = 1.25) -> int:
@@ -56,6 +59,7 @@ def simulate(
     labs: bool = True,
     missing_ecg: float = 0.0,
     missing_labs: float = 0.0,
+    format: Format = "store",  # noqa: A002 - the flag's name
     workers: int | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -68,7 +72,7 @@ def simulate(
         pacx simulate --patients 3000 --size 224 --out runs/simulate
 
     Args:
-        out: store folder to make.
+        out: folder to make.
         patients: number of patients.
         size: edge of the square images in pixels.
         seed: another seed gives another cohort.
@@ -77,8 +81,10 @@ def simulate(
         labs: simulate the 50 laboratory values.
         missing_ecg: share of the rows without an ECG, at random.
         missing_labs: share of the rows without any laboratory value, at random.
+        format: what to write: a store, or symile-mimic, a miniature of that release with its file names, shapes and
+            types, for `pacx prepare symile-mimic`. There X-rays have 320 px, made from `size`; a row takes 1.5 MB.
         workers: processes; by default one per available core.
-        overwrite: replace a finished store in `out`.
+        overwrite: replace a finished store or release in `out`.
 
     Returns:
         The result, also in `result.json`: name, num_images, num_patients, splits, rejects, tasks.
@@ -91,12 +97,14 @@ def simulate(
     cohort = Cohort(size=size, seed=seed, ecg=ecg)
     visits = _visits(patients, seed=seed, mean=images_per_patient, missing_ecg=missing_ecg, missing_labs=missing_labs)
     out = Path(out)
+    manifest, truth = _describe(visits, seed=seed, labs=labs)
+    check_format(format, config=config, manifest=manifest, out=out)
     with open_run(out, command="simulate", config=config, overwrite=overwrite) as run:
-        manifest, truth = _describe(visits, seed=seed, labs=labs)
+        folder = out if format == "store" else out / _COHORT
         # A store without result.json was finished by a run that was stopped right after: only the rest is to do.
-        if not _is_finished(out, fingerprint=_fingerprint(config)):
+        if not _is_finished(folder, fingerprint=_fingerprint(config)):
             writer = StoreWriter(
-                out,
+                folder,
                 name="phantom",
                 num_rows=len(visits),
                 image_size=size,
@@ -107,9 +115,12 @@ def simulate(
             fill(writer, cohort, [visits[row] for row in writer.todo()], total=len(visits), workers=workers)
             writer.finish(manifest, source={"command": "simulate", **config})
         truth.to_parquet(run.artefact("latents", "latents.parquet"), index=False)
-        run.artefact("store", ".")
+        run.artefact("store" if format == "store" else "release", ".")
         sheet = run.figure("contact_sheet.png", caption="The first simulated X-rays of the cohort, one per patient.")
-        _contact_sheet(out, manifest.table).save(sheet)
+        _contact_sheet(folder, manifest.table).save(sheet)
+        if format != "store":
+            write_format(format, Simulated(Store.open(folder), truth, seed), out)
+            shutil.rmtree(folder)
         return run.finish(_summary(manifest))
 
 
@@ -134,10 +145,11 @@ def _check(config: dict[str, Any]) -> None:
 
 
 def _fingerprint(config: dict[str, Any]) -> str:
-    """What the rows depend on; the number of workers is not among it."""
+    """What the rows depend on; neither the number of workers nor the format is among it."""
     from pacx import __version__
 
-    return json.dumps({"pacx": __version__, **{key: config[key] for key in sorted(config) if key != "workers"}})
+    rows = {key: config[key] for key in sorted(config) if key not in {"workers", "format"}}
+    return json.dumps({"pacx": __version__, **rows})
 
 
 def _visits(patients: int, *, seed: int, mean: float, missing_ecg: float, missing_labs: float) -> list[Visit]:

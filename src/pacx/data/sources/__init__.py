@@ -17,7 +17,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
+from pacx.data.labs.gather import MissingUnit
+from pacx.data.labs.texts import TimeUnit
 from pacx.data.manifest import Manifest
+from pacx.data.splits import split_patients
 from pacx.errors import PacxError
 
 __all__ = ["SOURCES", "Options", "read_source"]
@@ -25,6 +28,8 @@ __all__ = ["SOURCES", "Options", "read_source"]
 SOURCES = {
     "folder": "every image below a folder; no labels",
     "table": "a CSV or Parquet table with a column of image paths",
+    "labs": "a table of laboratory values, long or wide; no images",
+    "symile-mimic": "Symile-MIMIC 1.0.0: X-ray, ECG and labs of the same admission, as released",
     "open-sample": "the openly licensed sample bundle: parts cxr, seg, ecg, labs",
 }
 """name on the command line -> what it reads; the module has the same name with underscores"""
@@ -44,11 +49,31 @@ class Options:
     mask_column: str | None = None
     mask_name: str = "mask"
     ecg_column: str | None = None
+    ecg_leads: tuple[str, ...] = ()
+    ecg_rate: float | None = None
+    ecg_unit: str | None = None
+    ecg_layout: str | None = None
     lab_columns: tuple[str, ...] = ()
+    lab_percentiles: bool = False
+    lab_table: Path | None = None
+    subject_table: Path | None = None
+    lab_key: str | None = None
+    lab_reference_column: str | None = None
+    lab_window: tuple[float, float] | None = None
+    lab_panel: str | None = None
+    lab_subject_column: str | None = None
+    lab_item_column: str | None = None
+    lab_value_column: str | None = None
+    lab_unit_column: str | None = None
+    lab_time_column: str | None = None
+    lab_time_unit: TimeUnit | None = None
+    lab_units: tuple[str, ...] = ()
+    lab_missing_unit: MissingUnit = "drop"
     view_column: str | None = None
     age_column: str | None = None
     sex_column: str | None = None
     split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    redraw_split: bool = False
     seed: int = 0
 
 
@@ -65,7 +90,9 @@ def read_source(name: str, root: Path, *, options: Options) -> Manifest:
     module = import_module(f"{__name__}.{name.replace('-', '_')}")
     default = Options()
     given = [field.name for field in fields(options) if getattr(options, field.name) != getattr(default, field.name)]
-    useless = [option for option in given if option not in module.OPTIONS]
+    # Every source's split can be drawn anew, and that takes these three.
+    usable = {*module.OPTIONS, *(("redraw_split", "split_fractions", "seed") if options.redraw_split else ())}
+    useless = [option for option in given if option not in usable]
     if useless:
         raise PacxError(
             f"The source {name!r} has no use for {', '.join(f'--{option}' for option in useless)}. "
@@ -74,4 +101,7 @@ def read_source(name: str, root: Path, *, options: Options) -> Manifest:
     if not root.exists():
         raise PacxError(f"{root} does not exist. Give the folder or table that `pacx prepare {name}` should read.")
     manifest: Manifest = module.read(root, options=options)
+    if options.redraw_split:
+        table = manifest.table
+        table["split"] = split_patients(table, fractions=options.split_fractions, seed=options.seed)
     return manifest

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, signal
 
-from pacx.data.ecg import LEADS, RATE, SAMPLES
+from pacx.data.ecg.reading import LEADS, RATE, SAMPLES
 from pacx.data.workers import available_cores, worker_pool
 from pacx.errors import PacxError
 

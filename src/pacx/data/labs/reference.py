@@ -1,4 +1,4 @@
-"""Laboratory values: the default panel, and the reference distribution that turns them into percentiles.
+"""Laboratory values: plausibility limits, and the reference distribution that turns values into percentiles.
 
 A network should not learn that sodium is counted in hundreds and lactate in ones, nor be thrown by one creatinine of
 30. So a value enters as its percentile among the training set's values of the same lab, the empirical distribution
@@ -24,113 +24,71 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pacx.data.labs.panel import PANEL, Lab, LabIndex
 from pacx.errors import PacxError
 from pacx.runs import write_json
 
 __all__ = ["PANEL", "Lab", "LabReference", "drop_implausible"]
 
 log = logging.getLogger("pacx")
+_ENOUGH_TO_JUDGE = 10  # values of one lab, before most of them being implausible speaks against its unit
 
 
-class Lab(NamedTuple):
-    """One laboratory item of a panel."""
-
-    item_id: int
-    """Item number in MIMIC-IV's dictionary of laboratory items."""
-    name: str
-    """Name as in Symile-MIMIC, spelling included."""
-    unit: str
-    """Conventional US unit, as MIMIC-IV reports it."""
-    low: float
-    """Below this no living patient's value lies: unit or entry error."""
-    high: float
-    """Above this likewise."""
-
-
-# The 50 items of Symile-MIMIC in the column order of its arrays: ascending item id, not the order of its CSV files.
-PANEL: tuple[Lab, ...] = (
-    Lab(50802, "Base Excess", "mEq/L", -50, 50),
-    Lab(50804, "Calculated Total CO2", "mEq/L", 1, 80),
-    Lab(50813, "Lactate", "mmol/L", 0.1, 40),
-    Lab(50818, "pCO2", "mmHg", 5, 250),
-    Lab(50820, "pH", "units", 6.3, 8.0),
-    Lab(50821, "pO2", "mmHg", 5, 800),
-    Lab(50861, "Alanine Aminotransferase (ALT)", "IU/L", 0, 30000),
-    Lab(50862, "Albumin", "g/dL", 0.3, 8),
-    Lab(50863, "Alkaline Phosphatase", "IU/L", 1, 6000),
-    Lab(50868, "Anion Gap", "mEq/L", -15, 70),
-    Lab(50878, "Asparate Aminotransferase (AST)", "IU/L", 0, 50000),
-    Lab(50882, "Bicarbonate", "mEq/L", 1, 70),
-    Lab(50885, "Bilirubin, Total", "mg/dL", 0, 90),
-    Lab(50893, "Calcium, Total", "mg/dL", 2, 25),
-    Lab(50902, "Chloride", "mEq/L", 50, 180),
-    Lab(50910, "Creatine Kinase (CK)", "IU/L", 0, 500000),
-    Lab(50912, "Creatinine", "mg/dL", 0, 50),
-    Lab(50931, "Glucose", "mg/dL", 5, 3000),
-    Lab(50934, "H", "index", 0, 5000),
-    Lab(50947, "I", "index", 0, 200),
-    Lab(50960, "Magnesium", "mg/dL", 0.2, 15),
-    Lab(50970, "Phosphate", "mg/dL", 0.1, 30),
-    Lab(50971, "Potassium", "mEq/L", 0.8, 15),
-    Lab(50983, "Sodium", "mEq/L", 80, 220),
-    Lab(51006, "Urea Nitrogen", "mg/dL", 0, 400),
-    Lab(51133, "Absolute Lymphocyte Count", "K/uL", 0, 800),
-    Lab(51146, "Basophils", "%", 0, 100),
-    Lab(51200, "Eosinophils", "%", 0, 100),
-    Lab(51221, "Hematocrit", "%", 5, 80),
-    Lab(51222, "Hemoglobin", "g/dL", 1, 27),
-    Lab(51237, "INR(PT)", "ratio", 0.5, 30),
-    Lab(51244, "Lymphocytes", "%", 0, 100),
-    Lab(51248, "MCH", "pg", 8, 60),
-    Lab(51249, "MCHC", "g/dL", 15, 50),
-    Lab(51250, "MCV", "fL", 40, 170),
-    Lab(51254, "Monocytes", "%", 0, 100),
-    Lab(51256, "Neutrophils", "%", 0, 100),
-    Lab(51265, "Platelet Count", "K/uL", 0, 5000),
-    Lab(51274, "PT", "sec", 5, 200),
-    Lab(51275, "PTT", "sec", 10, 300),
-    Lab(51277, "RDW", "%", 8, 50),
-    Lab(51279, "Red Blood Cells", "M/uL", 0.3, 10),
-    Lab(51301, "White Blood Cells", "K/uL", 0, 1000),
-    Lab(51678, "L", "index", 0, 5000),
-    Lab(52069, "Absolute Basophil Count", "K/uL", 0, 200),
-    Lab(52073, "Absolute Eosinophil Count", "K/uL", 0, 300),
-    Lab(52074, "Absolute Monocyte Count", "K/uL", 0, 500),
-    Lab(52075, "Absolute Neutrophil Count", "K/uL", 0, 800),
-    Lab(52135, "Immature Granulocytes", "%", 0, 100),
-    Lab(52172, "RDW-SD", "fL", 15, 200),
-)
-
-
-def drop_implausible(values: pd.DataFrame, *, panel: Sequence[Lab] = PANEL) -> tuple[pd.DataFrame, dict[str, int]]:
+def drop_implausible(
+    values: pd.DataFrame, *, units: Mapping[str, str] | None = None, panel: Sequence[Lab] = PANEL
+) -> tuple[pd.DataFrame, dict[str, int]]:
     """Set values outside the panel's plausibility limits to NaN and count them.
 
     Args:
-        values: (N, L) table, one column per lab in the panel's units; columns outside the panel are left alone.
+        values: (N, L) table, one column per lab.
+        units: unit of each column. A column with a unit is found under any name or code of its lab, and the limits
+            are converted to its unit; a column without one is found under the panel's own name only, and is in the
+            panel's unit. What is not found, or whose unit does not fit the lab, has no limits and is left alone.
         panel: labs with their limits, both ends allowed.
 
     Returns:
-        The cleaned copy, and for each lab that lost any value how many.
+        The cleaned copy, and for each column that lost any value how many.
+
+    Raises:
+        PacxError: more than half of a column's values lie outside, so its unit is another one.
     """
     cleaned = values.copy()
     dropped: dict[str, int] = {}
-    for lab in panel:
-        if lab.name not in cleaned.columns:
+    index = LabIndex(panel)
+    for name in values.columns:
+        found = _limits(str(name), (units or {}).get(str(name), ""), index)
+        if found is None:
             continue
-        column = cleaned[lab.name]
-        outside = (column < lab.low) | (column > lab.high)
-        if outside.any():
-            cleaned[lab.name] = column.mask(outside)
-            dropped[lab.name] = int(outside.sum())
+        low, high = found
+        outside = (values[name] < low) | (values[name] > high)
+        count, observed = int(outside.sum()), int(values[name].notna().sum())
+        if count:
+            cleaned[name] = values[name].mask(outside)
+            dropped[str(name)] = count
+        if count > observed / 2 and observed >= _ENOUGH_TO_JUDGE:
+            raise PacxError(
+                f"{count} of the {observed} values of lab {str(name)!r} lie outside {low:g} to {high:g}, e.g. "
+                f"{values.loc[outside, name].iloc[0]:g}. They are in another unit: name it, or convert the column."
+            )
     if dropped:
         log.warning("laboratory values outside the plausibility limits were dropped: %s", dropped)
     return cleaned, dropped
+
+
+def _limits(name: str, unit: str, index: LabIndex) -> tuple[float, float] | None:
+    """Return a lab's limits in the unit of its column, or None where they cannot be known."""
+    position = index.find(name)
+    if position is None:
+        return None
+    lab = index.panel[position]
+    scale = lab.convert(unit, item=name) if unit else (1.0 if name == lab.name else None)
+    return None if scale is None else (lab.low / scale, lab.high / scale)
 
 
 @dataclass(frozen=True)
@@ -148,6 +106,13 @@ class _Distribution:
     @property
     def size(self) -> int:
         return int(self.counts.sum())
+
+    def quartiles(self) -> list[float]:
+        """First quartile, median and third quartile, for the reader; empty where nothing was observed."""
+        if not self.size:
+            return []
+        quartiles: list[float] = np.quantile(np.repeat(self.values, self.counts), (0.25, 0.5, 0.75)).tolist()
+        return quartiles
 
     def percentile(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Mid-rank empirical distribution function at `x`, in [0, 1]."""
@@ -242,12 +207,13 @@ class LabReference:
         return percentiles, observed
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of the JSON file: per lab its unit, its distinct values and their counts."""
+        """Return the content of the JSON file: per lab its unit, quartiles, distinct values and their counts."""
         labs = [
             {
                 "name": name,
                 "unit": self.units[name],
                 "num_values": distribution.size,
+                "quartiles": distribution.quartiles(),
                 "values": distribution.values.tolist(),
                 "counts": distribution.counts.tolist(),
             }
