@@ -43,16 +43,22 @@ OUR_IMAGES = 2048  # per timed epoch; the store's rows come several times
 
 
 class Files(Dataset[torch.Tensor]):
-    """The peer: pictures from files."""
+    """The peer: pictures from files.
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    Args:
+        files: what to read.
+        gray: one channel in place of the three that the peer's networks eat.
+    """
+
+    def __init__(self, files: Sequence[Path], *, gray: bool = False) -> None:
         self.files = files
+        self.mode = "L" if gray else "RGB"
         self.transform = transforms.Compose(
             [
                 transforms.RandomResizedCrop(SIZE, scale=(0.5, 1.0)),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),
-                transforms.Normalize(**IMAGENET),
+                transforms.Normalize(**({"mean": 0.5, "std": 0.5} if gray else IMAGENET)),
             ]
         )
 
@@ -60,7 +66,7 @@ class Files(Dataset[torch.Tensor]):
         return len(self.files)
 
     def __getitem__(self, number: int) -> torch.Tensor:
-        tensor: torch.Tensor = self.transform(Image.open(self.files[number]).convert("RGB"))
+        tensor: torch.Tensor = self.transform(Image.open(self.files[number]).convert(self.mode))
         return tensor
 
 
@@ -68,13 +74,15 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loader", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few files and two rounds: shows that it runs")
-    parser.add_argument("--rounds", type=int, default=None, help="timed epochs per side [11; quick: 2]")
+    parser.add_argument(
+        "--rounds", type=int, default=None, help="timed epochs per side [11; quick: 2]; fewer are not kept"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.getLogger("pacx").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="pacx-benchmark-") as folder:
         results = measure(Path(folder), quick=options.quick, rounds=options.rounds or (2 if options.quick else 11))
-    finish("loader", results, quick=options.quick)
+    finish("loader", results, quick=options.quick or (options.rounds or 11) < 11)
 
 
 def measure(folder: Path, *, quick: bool, rounds: int) -> dict[str, Any]:
@@ -98,9 +106,13 @@ def measure(folder: Path, *, quick: bool, rounds: int) -> dict[str, Any]:
     sides: dict[str, Call] = {
         "ours": _epoch(our_loader(small, channels=1, num=num_ours)),
         **{name: _epoch(DataLoader(Files(of), batch_size=BATCH, shuffle=True)) for name, of in files.items()},
+        **{
+            f"{name} gray": _epoch(DataLoader(Files(of, gray=True), batch_size=BATCH, shuffle=True))
+            for name, of in files.items()
+        },
         "ours_three_channels": _epoch(our_loader(small, channels=3, num=num_ours)),
     }
-    counts = {name: len(files.get(name, range(num_ours))) for name in sides}
+    counts = {name: len(files.get(name.removesuffix(" gray"), range(num_ours))) for name in sides}
     # Per image, so that epochs of different lengths compare.
     each = {
         name: [second / counts[name] for second in seconds]
@@ -111,6 +123,7 @@ def measure(folder: Path, *, quick: bool, rounds: int) -> dict[str, Any]:
         **{name: figures["ratio"] for name, figures in ratios.items()},
         "rounds": rounds,
         "ratios": ratios,
+        "ratios_gray_peer": {name: ratio(each[f"{name} gray"], each["ours"]) for name in files},
         "ratios_three_channels": {name: ratio(each[name], each["ours_three_channels"]) for name in files},
         "images_per_second": {name: _rate(seconds) for name, seconds in each.items()},
         "build": {
@@ -141,6 +154,7 @@ def rows(results: dict[str, Any]) -> list[Row]:
             Row(f"speed, {of}, times the peer's", results["ratios"][f"{of}_ratio"], at_least=wanted.get(of))
             for of in names
         ),
+        *(Row(f"the same, the peer with one channel, {of}", results["ratios_gray_peer"][of]) for of in names),
         *(Row(f"the same, ours with three channels, {of}", results["ratios_three_channels"][of]) for of in names),
         *(Row(f"images/s, {name.replace('_', ' ')}", speeds[name]) for name in ("ours", "ours_three_channels")),
         *(Row(f"images/s, peer, {of}", speeds[of]) for of in names),

@@ -43,7 +43,9 @@ COMMANDS: dict[str, Command] = {
     "pretrain": Command("pacx.stages.pretrain:pretrain", "pre-train a ViT by masked autoencoding", "train", "train"),
     "fit-ecg": Command("pacx.stages.fit_ecg:fit_ecg", "train an ECG teacher", "train", "train"),
     "fit-labs": Command("pacx.stages.fit_labs:fit_labs", "train a laboratory teacher", "train", "train"),
-    "bank": Command("pacx.stages.bank:bank", "embed a store with a frozen teacher", "train", "train"),
+    "bank": Command(
+        "pacx.stages.bank:bank", "embed a store with a frozen teacher, or import embeddings", "train", "train"
+    ),
     "distill": Command("pacx.stages.distill:distill", "distil teachers into the X-ray encoder", "train", "train"),
     "segment": Command("pacx.stages.segment:segment", "train a mask decoder on frozen tokens", "train", "train"),
     "probe": Command("pacx.evaluation.probe:probe", "linear probes on frozen features", "judge", "train"),

@@ -85,6 +85,7 @@ def test_the_loaders_give_what_either_side_trains_on(tmp_path: Path) -> None:
     assert [tuple(image.shape) for image in ours] == [(7, 1, 224, 224)]
     peer = loader.Files(files)[1]
     assert peer.shape == (3, 224, 224)
+    assert loader.Files(files, gray=True)[1].shape == (1, loader.SIZE, loader.SIZE)
     white = (1 - np.array(loader.IMAGENET["mean"])) / loader.IMAGENET["std"]
     assert (peer.amax(dim=(1, 2)).numpy() <= white + 1e-5).all()
 
@@ -99,6 +100,7 @@ def content_of(name: str, **more: Any) -> dict[str, Any]:
         "command": f"python -m benchmarks.{name}",
         "rounds": 3,
         "ratios": {f"{kind}_ratio": figures for kind in kinds},
+        "ratios_gray_peer": dict.fromkeys(kinds, figures),
         "ratios_three_channels": dict.fromkeys(kinds, figures),
         "images_per_second": dict.fromkeys([*kinds, "ours", "ours_three_channels"], numbers),
         "build": {kind: {"prepare": numbers, "plain_loop": numbers} for kind in kinds},
