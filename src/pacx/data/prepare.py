@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,44 +146,7 @@ def prepare(
     Example:
         pacx prepare table labels.csv --patient_column subject --label_columns edema --out stores/mine
     """
-    options = Options(
-        part=part,
-        patient_from=patient_from,
-        path_column=path_column,
-        patient_column=patient_column,
-        label_columns=tuple(label_columns or ()),
-        multilabel=multilabel,
-        split_column=split_column,
-        mask_column=mask_column,
-        mask_name=mask_name,
-        ecg_column=ecg_column,
-        ecg_leads=tuple(ecg_leads or ()),
-        ecg_rate=ecg_rate,
-        ecg_unit=ecg_unit,
-        ecg_layout=ecg_layout,
-        lab_columns=tuple(lab_columns or ()),
-        lab_percentiles=lab_percentiles,
-        lab_table=lab_table,
-        subject_table=subject_table,
-        lab_key=lab_key,
-        lab_reference_column=lab_reference_column,
-        lab_window=lab_window,
-        lab_panel=lab_panel,
-        lab_subject_column=lab_subject_column,
-        lab_item_column=lab_item_column,
-        lab_value_column=lab_value_column,
-        lab_unit_column=lab_unit_column,
-        lab_time_column=lab_time_column,
-        lab_time_unit=lab_time_unit,
-        lab_units=tuple(lab_units or ()),
-        lab_missing_unit=lab_missing_unit,
-        view_column=view_column,
-        age_column=age_column,
-        sex_column=sex_column,
-        split_fractions=split_fractions,
-        redraw_split=redraw_split,
-        seed=seed,
-    )
+    options = _options(locals())
     if size < 1:
         raise PacxError(f"--size is {size}; give the edge of the stored images in pixels, e.g. 256.")
     manifest = read_source(source, Path(root), options=options)
@@ -192,12 +156,7 @@ def prepare(
     readings = (manifest.image_reading, manifest.ecg_reading)
     settings = Settings(size, geometry, max_pixels, manifest.mask_name, strict, *readings)
     origin = {"command": "prepare", "source": source, "root": root, **asdict(options)}
-    config = {
-        **origin,
-        **settings._asdict(),
-        "allow_patient_overlap": allow_patient_overlap,
-        "workers": workers,
-    }
+    config = {**origin, **settings._asdict(), "allow_patient_overlap": allow_patient_overlap, "workers": workers}
     with open_run(out, command="prepare", config=config, overwrite=overwrite) as run:
         run.read("root", path=root, source=source)
         log.info("prepare: %d rows of %s", len(jobs), manifest.name)
@@ -214,6 +173,15 @@ def prepare(
         if summary["rejects"]:
             log.warning("prepare: %d files were left out; %s says why", summary["rejects"], out / "rejects.csv")
         return run.finish(summary)
+
+
+def _options(arguments: Mapping[str, Any]) -> Options:
+    """Take what a source may want; lists become tuples, so that what was given can be told from the defaults."""
+    wanted: dict[str, Any] = {}
+    for field in fields(Options):
+        value = arguments[field.name]
+        wanted[field.name] = tuple(value or ()) if field.default == () else value
+    return Options(**wanted)
 
 
 def _keep_plausible_labs(manifest: Manifest) -> None:
