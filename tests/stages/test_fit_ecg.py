@@ -16,6 +16,7 @@ from pacx.errors import PacxError
 from pacx.models.ecg_weights import load_ecg_net
 from pacx.stages import ecg_records
 from pacx.stages.ecg_records import choose_objective, choose_records, prepare_records
+from pacx.stages.ecg_scores import statement_report
 from pacx.stages.fit_ecg import fit_ecg
 
 torch.set_num_threads(1)
@@ -52,6 +53,18 @@ def test_the_result_says_what_was_done(fitted, store):
     assert 0.5 < results["val_macro_auroc"]["value"] <= 1
     assert (results["rate"], results["size"], results["dim"], results["labels"]) == (100, "small", 128, ["failing"])
     assert json.loads((out / "result.json").read_text())["artefacts"]["teacher"] == "teacher"
+
+
+def test_the_average_over_statements_is_over_all_of_them(store):
+    labels = ("failing", "mixed")
+    rows = np.flatnonzero(store.manifest[list(labels)].notna().all(axis=1))
+    scores = np.random.default_rng(0).normal(size=(len(rows), 2)).astype(np.float32)
+    scores[:, 0] += 9 * store.manifest["failing"].iloc[rows]  # one statement is known for sure, the other guessed
+    report = statement_report(store, rows, scores, labels=labels, seed=0)
+    single = [report["auroc"][label]["average_precision"] for label in labels]
+    assert single[0] > single[1] + 0.1
+    assert report["macro_average_precision"] == pytest.approx(sum(single) / 2)
+    assert report["macro_auroc"].value == pytest.approx(sum(report["auroc"][x]["value"] for x in labels) / 2)
 
 
 def test_ones_own_table_of_ecgs_is_learned_and_empty_labels_are_unknown(tmp_path):

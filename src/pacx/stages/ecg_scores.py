@@ -3,7 +3,7 @@
 * Supervised: AUROC of each label and their mean, with intervals from drawing patients, and average precision, whose
   level of chance is the share of positives.
 * Self-supervised: mean squared error over hidden samples, and that of always answering the record's mean. How much the
-  features know of statements is another question: `benchmarks/ecg_teacher.py` asks it.
+  features know of statements is another question: `benchmarks/ecg_features.py` asks it.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ def statement_report(
             "n": int((~np.isnan(target)).sum()),
             "positives": int((target == 1).sum()),
         }
-    precisions = np.array([[found["average_precision"] for found in by_label.values()]])
+    precisions = np.array([found["average_precision"] for found in by_label.values()])
     return {
         "macro_auroc": bootstrap_macro_auroc(targets, scores, patient, seed=seed),
-        "macro_average_precision": float(mean_of_defined(precisions)[0]),
+        "macro_average_precision": float(mean_of_defined(precisions)),
         "auroc": by_label,
     }
 
