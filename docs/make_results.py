@@ -16,8 +16,7 @@ What the two recipes that ship gave on two CPU cores. This page is written by `p
 `report.json` of the runs; nothing on it is typed by hand. AUROC is the area under the ROC curve of a linear probe on
 frozen features; brackets are 95 % intervals from a bootstrap over patients, not corrected for the number of questions.
 
-The runs below were made at commit `e553967` and before. Since then crops are drawn, and sums on CPUs taken, in another
-order (CHANGELOG), so a run of today gives other figures of the same kind.
+Times are those of a machine that did other work besides.
 """
 COMMANDS = {
     "demo": "make demo",
