@@ -75,6 +75,32 @@ def test_a_run_that_fails_before_it_makes_anything_leaves_the_finished_one_that_
     assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("moved", range(5))
+def test_a_kill_while_a_finished_run_is_moved_aside_or_back_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    out = tmp_path / "run"
+    _finished(out, seed=1)
+    before = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    rename, left = Path.rename, [moved]
+
+    def dying(self: Path, target: Path) -> Path:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    for _ in range(2):  # on the way out, then on the way back
+        left[0] = moved
+        with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, PacxError)):
+            patch.setattr(Path, "rename", dying)
+            with open_run(out, command="x", config={"seed": 2}, overwrite=True):
+                raise PacxError("There is no such store.")
+    with pytest.raises(PacxError), open_run(out, command="x", config={"seed": 2}, overwrite=True):
+        raise PacxError("There is no such store.")
+    assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
 def test_a_run_that_was_replaced_is_kept_until_the_interrupted_new_one_is_finished(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

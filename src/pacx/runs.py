@@ -40,7 +40,7 @@ from pacx.ranks import is_first
 __all__ = ["RunFolder", "open_run", "peak_memory_mib", "plain", "read_result", "write_json", "write_text"]
 
 SCHEMA_VERSION = 1
-_REPLACED = ".replaced"
+_REPLACED, _REPLACING, _RESTORING = ".replaced", ".replacing", ".restoring"
 _ALWAYS_THERE = {"config.yaml", "log.txt", "tensorboard"}
 """what a run makes before it does anything"""
 log = logging.getLogger("pacx")
@@ -168,6 +168,7 @@ def open_run(out: Path, *, command: str, config: Mapping[str, Any], overwrite: b
         return
     _claim(out, overwrite=overwrite)
     with locked(out):
+        _settle(out)
         _refuse_finished(out, overwrite=overwrite)  # another process may just have finished it
         _put_aside(out)
         _reset_peak_memory()
@@ -237,13 +238,17 @@ def _put_aside(out: Path) -> None:
     """Move a finished run out of the way of the one that replaces it."""
     if not (out / "result.json").is_file():
         return
-    aside = out / _REPLACED
-    _remove(aside)
-    aside.mkdir()
+    _remove(out / _REPLACED)
+    (out / _REPLACING).mkdir()
+    _move_aside(out)
+
+
+def _move_aside(out: Path) -> None:
     # result.json first: what is left of a run on the move is not finished. config.yaml last: it says whose it is.
     order = {"result.json": 0, "config.yaml": 2}
     for path in sorted(_content(out), key=lambda path: order.get(path.name, 1)):
-        path.rename(aside / path.name)
+        path.rename(out / _REPLACING / path.name)
+    (out / _REPLACING).rename(out / _REPLACED)
 
 
 def _put_back(out: Path) -> None:
@@ -256,10 +261,23 @@ def _put_back(out: Path) -> None:
         return
     for path in _content(out):
         _remove(path)
+    aside.rename(out / _RESTORING)
+    _move_back(out)
+
+
+def _move_back(out: Path) -> None:
     order = {"config.yaml": 0, "result.json": 2}
-    for path in sorted(aside.iterdir(), key=lambda path: order.get(path.name, 1)):
+    for path in sorted((out / _RESTORING).iterdir(), key=lambda path: order.get(path.name, 1)):
         path.rename(out / path.name)
-    aside.rmdir()
+    (out / _RESTORING).rmdir()
+
+
+def _settle(out: Path) -> None:
+    """Finish the moving of a finished run that a kill broke off; till then nothing else has been written there."""
+    if (out / _REPLACING).is_dir():
+        _move_aside(out)
+    if (out / _RESTORING).is_dir():
+        _move_back(out)
 
 
 def _remove(path: Path) -> None:
@@ -270,7 +288,7 @@ def _remove(path: Path) -> None:
 
 
 def _content(out: Path) -> list[Path]:
-    return [path for path in out.iterdir() if path.name not in {LOCK_NAME, _REPLACED}]
+    return [path for path in out.iterdir() if path.name not in {LOCK_NAME, _REPLACED, _REPLACING, _RESTORING}]
 
 
 @contextmanager

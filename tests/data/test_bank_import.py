@@ -104,6 +104,15 @@ def test_a_parquet_file_may_hold_lists_or_a_column_per_number(toy, tmp_path):
         run(toy, [tmp_path / "text.parquet"], tmp_path, ids=["patient_id"])
 
 
+@pytest.mark.parametrize("label", [None, "row"])
+def test_row_labels_that_pandas_saves_are_no_part_of_an_embedding(toy, tmp_path, label):
+    table = pd.DataFrame(X, columns=[f"e{i}" for i in range(4)]).assign(image_id=list("abcdef"))
+    table.sample(frac=1, random_state=0).rename_axis(label).to_parquet(tmp_path / "shuffled.parquet")
+    np.testing.assert_array_equal(run(toy, [tmp_path / "shuffled.parquet"], tmp_path)[0].embeddings, X)
+    table.set_index("image_id").to_parquet(tmp_path / "ids.parquet")  # here the labels are the ids
+    np.testing.assert_array_equal(run(toy, [tmp_path / "ids.parquet"], tmp_path)[0].embeddings, X)
+
+
 def test_one_embedding_of_a_patient_goes_to_all_rows_of_that_patient(toy, tmp_path):
     pd.DataFrame({"patient_id": [3, 1], "e": [1.0, 2.0], "f": [5.0, 6.0]}).to_parquet(tmp_path / "p.parquet")
     bank, _ = run(toy, [tmp_path / "p.parquet"], tmp_path, match="patient_id")
@@ -188,6 +197,10 @@ def test_files_that_cannot_be_read_are_users_errors(toy, tmp_path):
     ):  # fmt: skip
         with pytest.raises(PacxError, match=message):
             run(toy, [tmp_path / name], tmp_path, ids=["order"])
+    for name, content in (("a.txt", b"\xff\xfe\xff"), ("b.csv", b""), ("c.parquet", b"PAR1")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(PacxError, match=f"{name} cannot be read"):
+            run(toy, [array(tmp_path / "y.npy")], tmp_path, ids=[str(tmp_path / name)])
     with pytest.raises(PacxError, match="1 of 2 ids are empty, first at row 1"):
         run(toy, [array(tmp_path / "y.npy", X[:2])], tmp_path, ids=[text(tmp_path / "ids.txt", ["a", " "])])
     with pytest.raises(PacxError, match="--match 'study_id': store 'toy' has the ids image_id, patient_id"):

@@ -192,6 +192,14 @@ def test_a_panel_may_be_a_csv_file(tmp_path: Path) -> None:
     assert panel[1].high == float("inf")
 
 
+def test_urea_in_a_panel_of_ones_own_is_the_molecule_and_not_its_nitrogen(tmp_path: Path) -> None:
+    (urea,) = read_panel(write(tmp_path / "p.yaml", "- {name: Urea, unit: mg/dL, ids: [uree]}"))
+    assert urea.convert("mg/dL", item="urea") == urea.convert("mg/dL", item="uree") == 1.0
+    assert urea.convert("mmol/L", item="urea") == pytest.approx(6.006, abs=1e-3)  # 60.06 g/mol
+    assert urea.convert("mg/dL", item="BUN") == pytest.approx(60.06 / 28.014, abs=1e-3)
+    assert urea.high == pytest.approx(400 * 60.06 / 28.014, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -204,6 +212,8 @@ def test_a_panel_may_be_a_csv_file(tmp_path: Path) -> None:
         ("- {name: IL-6, unit: pg/mL, low: few}", "low 'few', which is not a number"),
         ("- {name: IL-6, unit: pg/mL, low: 3, high: 1}", "low 3 above high 1"),
         ("- Sodium\n- sodium", "both answer to"),
+        ("- {name: Sodium, charge: .inf}", "charge inf; it must be a whole number"),
+        ("- {name: Glucose, unit: mmHg}", "'mmHg', which does not fit Glucose"),
         ("- [", "cannot be read as a panel"),
     ],
 )

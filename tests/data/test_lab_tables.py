@@ -252,6 +252,24 @@ def test_tables_that_cannot_be_read_as_asked_are_refused_with_a_reason(
         read_lab_table(long(tmp_path / "t.csv", *rows, columns=columns), **options)
 
 
+def test_dates_with_a_time_zone_stand_beside_none_without(tmp_path: Path) -> None:
+    mixed = long(tmp_path / "a.csv", ("a", 50983, 140, "mEq/L", "2180-01-01 10:00"),
+                 ("a", 50983, 141, "mEq/L", "2180-01-01 09:00+02:00"))  # fmt: skip
+    with pytest.raises(PacxError, match=r"'2180-01-01 09:00\+02:00' with a time zone and '2180-01-01 10:00' without"):
+        read_lab_table(mixed, window=(0, 24))
+    zoned = long(tmp_path / "b.csv", ("a", 50983, 140, "mEq/L", "2180-01-01 10:00-05:00"))
+    with pytest.raises(PacxError, match="are dates with time zones and those"):
+        read_lab_table(zoned, rows=LabRows(["r"], pd.Series(["a"]), pd.Series(["2180-01-01 12:00"])), window=(0, 24))
+    late = LabRows(["r"], pd.Series(["a"]), pd.Series(["2180-01-01 16:30+01:00"]))
+    assert read_lab_table(zoned, rows=late, window=(-1, 0)).values["Sodium"].tolist() == [140]
+
+
+def test_what_is_no_time_is_named_and_not_the_numbers_beside_it(tmp_path: Path) -> None:
+    path = long(tmp_path / "a.csv", ("a", 50983, 140, "mEq/L", "1"), ("a", 50983, 141, "mEq/L", "soon"))
+    with pytest.raises(PacxError, match="'soon', which is no time"):
+        read_lab_table(path, window=(0, 24))
+
+
 def test_dates_cannot_be_counted_from_numbers(tmp_path: Path) -> None:
     path = long(tmp_path / "t.csv", ("a", "Sodium", 140, "mEq/L", "2180-01-01"))
     rows = LabRows(["a"], pd.Series(["a"]), pd.Series([3.5]))

@@ -76,6 +76,33 @@ def test_a_table_of_subjects_brings_patients_labels_and_the_time_to_count_from(t
     assert manifest.lab_report["labs"]["Glucose"]["detection_limits"] == {"<": 11}
 
 
+def test_stays_of_a_patient_get_values_from_before_the_stay_and_no_strangers(tmp_path: Path) -> None:
+    """In the emergency department a value belongs to no admission yet; elsewhere it may belong to nobody known."""
+    (tmp_path / "labs.csv").write_text(
+        "subject_id,hadm_id,itemid,charttime,valuenum,valueuom\n"
+        "007,,50983,2180-01-10 10:00:00,140,mEq/L\n"
+        "007,20,50983,2180-01-10 13:00:00,138,mEq/L\n"
+        "7,30,50983,2180-01-10 13:00:00,120,mEq/L\n"
+        ",,50983,2180-01-10 13:00:00,111,mEq/L\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "stays.csv").write_text(
+        f"subject_id,hadm_id,admittime\n007,20,{ADMISSION}\n007,21,2180-03-01 12:00:00\n7,30,{ADMISSION}\n"
+        f",40,{ADMISSION}\n",
+        encoding="utf-8",
+    )
+    manifest = read_source(
+        "labs", tmp_path / "labs.csv",
+        options=Options(
+            subject_table=tmp_path / "stays.csv", lab_key="subject_id", lab_row_column="hadm_id",
+            patient_column="subject_id", lab_reference_column="admittime", lab_window=(-24, 24),
+        ),
+    )  # fmt: skip
+    assert manifest.table["image_id"].tolist() == ["20", "30"]
+    assert manifest.table["patient_id"].tolist() == ["007", "7"]
+    assert manifest.labs["Sodium"].tolist() == [140, 120]
+
+
 def test_subjects_without_a_value_are_left_out(tmp_path: Path) -> None:
     manifest = read_labs(
         labevents(tmp_path / "labevents.csv", 4), subject_table=admissions(tmp_path / "admissions.csv", 6),

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,9 +109,14 @@ def read_ids(path: Path, *, column: str) -> NDArray[np.str_]:
         if array.ndim != 1 or array.dtype.kind not in "USiu":
             raise PacxError(f"{path} holds {array.dtype} of shape {array.shape}; ids are text or integers, (N,).")
         return _id_texts(pd.Series(np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array), str(path))
-    if path.suffix == ".txt":
-        return _id_texts(pd.Series(path.read_text(encoding="utf-8").splitlines(), dtype=object), str(path))
-    table = pd.read_csv(path, dtype=str) if path.suffix == ".csv" else pd.read_parquet(path)
+    try:
+        if path.suffix == ".txt":
+            return _id_texts(pd.Series(path.read_text(encoding="utf-8").splitlines(), dtype=object), str(path))
+        table = pd.read_csv(path, dtype=str) if path.suffix == ".csv" else pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # ValueError covers Unicode, CSV and Arrow errors
+        raise PacxError(
+            f"The ids in {path} cannot be read ({' '.join(str(error).split())}). Save them again."
+        ) from error
     if column not in table and len(table.columns) != 1:
         raise PacxError(f"{path} has no column {column!r}. It has: {', '.join(map(str, table.columns))}.")
     return _id_texts(table[column] if column in table else table.iloc[:, 0], str(path))
@@ -132,7 +138,8 @@ def _open_table(path: Path, id_column: str) -> EmbeddingFile:
         raise PacxError(
             f"{path} has no column {id_column!r}. It has: {', '.join(schema.names)}. Name the column with --ids COLUMN."
         )
-    fields = [field for field in schema if field.name != id_column and field.name not in KEYS]
+    left_out = {id_column, *KEYS, *_row_labels(schema)}
+    fields = [field for field in schema if field.name not in left_out]
     lists = [field.name for field in fields if _is_list(field.type)]
     if len(lists) == 1:
         first = next(iter(file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=lists)), None)
@@ -148,6 +155,14 @@ def _open_table(path: Path, id_column: str) -> EmbeddingFile:
         )
     names = tuple(field.name for field in fields)
     return _nonempty(EmbeddingFile(path, file.metadata.num_rows, len(names), names, id_column))
+
+
+def _row_labels(schema: pa.Schema) -> set[str]:
+    """Return the columns in which pandas keeps a table's row labels: a number per row, but no part of an embedding."""
+    labels = (schema.pandas_metadata or {}).get("index_columns", [])
+    return {label for label in labels if isinstance(label, str)} | {
+        name for name in schema.names if re.fullmatch(r"__index_level_\d+__", name)
+    }
 
 
 def _nonempty(file: EmbeddingFile) -> EmbeddingFile:

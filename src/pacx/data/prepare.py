@@ -49,6 +49,7 @@ def prepare(
     lab_table: Path | None = None,
     subject_table: Path | None = None,
     lab_key: str | None = None,
+    lab_row_column: str | None = None,
     lab_reference_column: str | None = None,
     lab_window: tuple[float, float] | None = None,
     lab_panel: str | None = None,
@@ -109,6 +110,8 @@ def prepare(
         subject_table: labs: a table with a row per subject (stay, admission), for patients, splits, labels and times.
         lab_key: table, labs: the column of the image or subject table whose values are the subjects of the lab table;
             by default the patient column.
+        lab_row_column: labs: the column of the subject table that names its rows, where a subject has several (stays of
+            a patient); by default the one of lab_key.
         lab_reference_column: table, labs: time in the image or subject table that lab_window counts from; without it
             the window counts from 0 or, with dates, from the subject's first value.
         lab_window: table, labs: earliest and latest hour, both included; the earliest value in it counts.

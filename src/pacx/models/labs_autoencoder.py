@@ -167,8 +167,13 @@ def load_labs_autoencoder(folder: Path) -> tuple[LabsAutoencoder, dict[str, Any]
     config = read_config(folder)
     if config.get("kind") != "labs":
         raise PacxError(f"{folder} holds a model of kind {config.get('kind')!r}, not a labs teacher (kind 'labs').")
-    architecture = config["architecture"]
-    net = LabsAutoencoder(architecture["num_labs"], hidden=architecture["hidden"], dim=architecture["dim"])
+    try:
+        architecture = config["architecture"]
+        net = LabsAutoencoder(architecture["num_labs"], hidden=architecture["hidden"], dim=architecture["dim"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise PacxError(
+            f"{folder / CONFIG_FILE} does not say a network's num_labs, hidden and dim. Fit or copy the teacher again."
+        ) from error
     load_weights(net, folder / WEIGHTS_FILE)
     if weights_hash(net) != config.get("weights_hash"):
         raise PacxError(

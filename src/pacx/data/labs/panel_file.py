@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 
-from pacx.data.labs.panel import PANEL, Lab, LabIndex
+from pacx.data.labs.panel import PANEL, Lab, LabIndex, item_key
 from pacx.errors import PacxError
 
 __all__ = ["read_panel"]
@@ -79,17 +79,24 @@ def _lab(path: Path, number: int, entry: object) -> Lab:
     unit = str(given.get("unit", default.unit if default else ""))
     if not unit:
         raise PacxError(f"{where}, {name!r}, has no unit, and the default panel does not know it. Write its unit.")
-    low, high = _limits(default, unit)
+    low, high = _limits(default, unit, name=name, where=where, needed=not {"low", "high"} <= given.keys())
     low, high = _number(where, given, "low", low), _number(where, given, "high", high)
     if not low <= high:
         raise PacxError(f"{where}, {name!r}, has low {low:g} above high {high:g}.")
     mass = _number(where, given, "molar_mass", (default and default.molar_mass) or 0.0) or None
-    charge = int(_number(where, given, "charge", (default and default.charge) or 0)) or None
+    charge = _number(where, given, "charge", (default and default.charge) or 0)
+    if not charge.is_integer():
+        raise PacxError(f"{where} has charge {given['charge']!r}; it must be a whole number.")
     loinc = _texts(given["loinc"]) if "loinc" in given else (default.loinc if default else ())
     aliases = _texts(given.get("ids", ())) + (default.aliases if default else ())
     item_id = default.item_id if default else 0
     also, weighed = (default.also, default.weighed) if default else ((), ())
-    return Lab(item_id, name, unit, low, high, loinc, aliases, mass, charge, also, weighed)
+    own = dict(weighed).get(item_key(name))
+    if default is not None and own is not None:  # "Urea": by this name the whole molecule is meant, by the others not
+        others = {item_key(other) for other in (default.name, *default.aliases, *default.loinc)} - set(dict(weighed))
+        weighed = tuple((other, default.molar_mass or own) for other in sorted(others))
+        mass = own if "molar_mass" not in given else mass
+    return Lab(item_id, name, unit, low, high, loinc, aliases, mass, int(charge) or None, also, weighed)
 
 
 def _default(name: str) -> Lab | None:
@@ -97,10 +104,17 @@ def _default(name: str) -> Lab | None:
     return None if position is None else PANEL[position]
 
 
-def _limits(default: Lab | None, unit: str) -> tuple[float, float]:
-    """Return the default panel's limits in another unit; none where that unit does not fit."""
-    scale = default.convert(unit) if default else None
-    return (-inf, inf) if default is None or scale is None else (default.low / scale, default.high / scale)
+def _limits(default: Lab | None, unit: str, *, name: str, where: str, needed: bool) -> tuple[float, float]:
+    """Return the default panel's limits in another unit; none for a lab that it does not know."""
+    if default is None:
+        return -inf, inf
+    scale = default.convert(unit, item=name)
+    if scale is None and needed:
+        raise PacxError(
+            f"{where}, {name!r}, has the unit {unit!r}, which does not fit {default.name} ({default.unit}). "
+            "Correct it, or give low and high."
+        )
+    return (-inf, inf) if scale is None else (default.low / scale, default.high / scale)
 
 
 def _texts(value: object) -> tuple[str, ...]:

@@ -49,8 +49,10 @@ class Rows:
         self.times, self.kind = times, kind
 
     def keys(self, subject: Texts) -> NDArray[np.int64]:
-        """Return the position of each value's subject, -1 for a stranger."""
-        return np.asarray(subject.map(self._keys.get_indexer(pd.Index(subject.distinct, dtype="object"))))
+        """Return the position of each value's subject, -1 for a stranger, and for a value without a subject."""
+        found = self._keys.get_indexer(pd.Index(subject.distinct, dtype="object"))
+        found[[text == "" for text in subject.distinct]] = -1  # rows without a subject are not those of such values
+        return np.asarray(subject.map(found))
 
     def pairs(self, keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return (value, row) for every row of each value's subject."""

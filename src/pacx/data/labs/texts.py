@@ -17,9 +17,10 @@ __all__ = ["TIME_UNITS", "Numbers", "TimeKind", "TimeUnit", "read_numbers", "rea
 TimeUnit = Literal["minutes", "hours", "days"]
 TIME_UNITS: dict[TimeUnit, float] = {"minutes": 60.0, "hours": 3600.0, "days": 86400.0}
 """seconds of each unit"""
-TimeKind = Literal["dates", "numbers"]
+TimeKind = Literal["dates", "dates with time zones", "numbers"]
 
 _LIMIT = re.compile(r"(?P<sign><=|>=|<|>|≤|≥|less than|greater than)\s*(?P<number>[-+]?\d*\.?\d+)", re.IGNORECASE)
+_ZONE = r"\d\d:\d\d.*(?:Z|[+-]\d\d:?\d\d)$"
 _NO_TIME = ("", "nan", "NaN", "NaT", "NA", "null", "NULL", "None", "none")
 _BELOW = {"<", "<=", "≤", "less than"}
 
@@ -63,7 +64,7 @@ def read_times(texts: Sequence[str], *, unit: TimeUnit, column: str) -> tuple[ND
         Seconds, NaN where empty, and what they were; None where all are empty.
 
     Raises:
-        PacxError: something is neither, or both occur.
+        PacxError: something is neither, or both occur, or some dates have a time zone and some have none.
     """
     cells = pd.Series(list(texts), dtype="object")
     known = ~cells.isin(_NO_TIME)
@@ -71,21 +72,30 @@ def read_times(texts: Sequence[str], *, unit: TimeUnit, column: str) -> tuple[ND
     if not known.any():
         return np.full(len(cells), np.nan), None
     # A column of dates is not tried as numbers first: with millions of dates that takes longer than reading them.
+    is_number = pd.Series(False, index=cells.index)
     if not _is_date(cells[known].iloc[0]):
         numbers = pd.to_numeric(cells, errors="coerce")
-        if numbers[known].notna().all():
+        is_number = numbers.notna()
+        if is_number[known].all():
             return numbers.to_numpy(dtype=np.float64) * TIME_UNITS[unit], "numbers"
     dates = pd.to_datetime(cells, errors="coerce", format="ISO8601", utc=True)
     wrong = cells[known & dates.isna()]
     if len(wrong):
+        wrong = pd.concat([wrong[~is_number[wrong.index]], wrong])  # beside numbers, what is no number either
         raise PacxError(
             f"The column {column!r} holds {wrong.iloc[0]!r}, which is no time. Times are all numbers (hours, or as "
             "--lab_time_unit says), or all dates such as 2180-05-06 22:25:00."
         )
+    zoned = cells[known].str.contains(_ZONE, regex=True)
+    if zoned.any() and not zoned.all():
+        raise PacxError(
+            f"The column {column!r} holds {cells[known][zoned].iloc[0]!r} with a time zone and "
+            f"{cells[known][~zoned].iloc[0]!r} without one. Write all in one zone, or all with theirs."
+        )
     whole = dates.dt.tz_localize(None).astype("datetime64[s]").astype("int64")
     seconds: NDArray[np.float64] = whole.to_numpy().astype(np.float64)
     seconds[~known.to_numpy()] = np.nan
-    return seconds, "dates"
+    return seconds, "dates with time zones" if zoned.any() else "dates"
 
 
 def _is_date(text: str) -> bool:

@@ -58,6 +58,7 @@ class Options:
     lab_table: Path | None = None
     subject_table: Path | None = None
     lab_key: str | None = None
+    lab_row_column: str | None = None
     lab_reference_column: str | None = None
     lab_window: tuple[float, float] | None = None
     lab_panel: str | None = None

@@ -39,6 +39,7 @@ OPTIONS = (
     "lab_columns",
     "lab_percentiles",
     *LAB_OPTIONS,
+    "lab_row_column",
     "patient_column",
     "label_columns",
     "multilabel",
@@ -49,7 +50,15 @@ OPTIONS = (
     "seed",
 )
 
-_OF_SUBJECTS = ("label_columns", "multilabel", "split_column", "age_column", "sex_column", "lab_reference_column")
+_OF_SUBJECTS = (
+    "label_columns",
+    "multilabel",
+    "split_column",
+    "age_column",
+    "sex_column",
+    "lab_reference_column",
+    "lab_row_column",
+)
 log = logging.getLogger("pacx")
 
 
@@ -90,10 +99,11 @@ def _alone(subjects: pd.Index, options: Options) -> pd.DataFrame:
 
 def _described(manifest: Manifest, root: Path, path: Path, options: Options) -> tuple[Manifest, LabTable]:
     """Read the labs of the subjects that a table lists, and make that table the manifest's."""
-    source = read_frame(path)
     key = options.lab_key or options.lab_subject_column or options.patient_column
-    check_columns(path, source, [key, options.lab_reference_column])
-    names = key_text(source[key])
+    row = options.lab_row_column or key
+    source = read_frame(path, text=(key, row, options.patient_column))
+    check_columns(path, source, [key, row, options.lab_reference_column])
+    names = key_text(source[row])
     times = None if options.lab_reference_column is None else source[options.lab_reference_column]
     labs = read_labs(root, options, rows=LabRows(names.tolist(), source[key], times))
     some = labs.values.notna().any(axis=1).to_numpy()
@@ -119,8 +129,8 @@ def _with_labs(manifest: Manifest, labs: LabTable) -> Manifest:
 
 def _percentiles(root: Path, options: Options) -> Manifest:
     """Read a wide table of percentiles."""
-    source = read_frame(root)
     key = options.lab_subject_column or options.lab_key or options.patient_column
+    source = read_frame(root, text=(key,))
     check_columns(root, source, [key, *options.lab_columns])
     panel = panel_of(options)
     index = None if panel is None else LabIndex(panel)

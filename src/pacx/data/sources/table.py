@@ -63,7 +63,7 @@ def read(root: Path, *, options: Options) -> Manifest:
     Raises:
         PacxError: the file is not a table, or a named column is missing or holds what it cannot hold.
     """
-    source = read_frame(root)
+    source = read_frame(root, text=(options.patient_column, options.lab_key))
     columns = {
         "path": None if options.path_column == options.ecg_column else options.path_column,  # a table of ECGs alone
         "patient_id": options.patient_column,
@@ -115,8 +115,12 @@ def describe(
     return table, tasks
 
 
-def read_frame(root: Path) -> pd.DataFrame:
+def read_frame(root: Path, *, text: Sequence[str | None] = ()) -> pd.DataFrame:
     """Read a CSV, TSV or Parquet file; NA, NaN and null are empty, None is a word.
+
+    Args:
+        root: the file.
+        text: columns of ids, which stay as they are written: 007 is not 7.
 
     Raises:
         PacxError: the file is not a table.
@@ -129,7 +133,8 @@ def read_frame(root: Path) -> pd.DataFrame:
         if root.suffix.lower() in {".parquet", ".pq"}:
             return pd.read_parquet(root)
         separator = "\t" if root.suffix.lower() == ".tsv" else ","
-        return pd.read_csv(root, sep=separator, low_memory=False, keep_default_na=False, na_values=_EMPTY)
+        kinds = {column: str for column in text if column is not None}
+        return pd.read_csv(root, sep=separator, low_memory=False, keep_default_na=False, na_values=_EMPTY, dtype=kinds)
     except (OSError, ValueError) as error:  # ValueError covers Unicode, CSV and Arrow errors
         raise PacxError(
             f"{root} cannot be read as a table ({' '.join(str(error).split())}). Give a CSV, TSV or Parquet file."
