@@ -21,7 +21,7 @@ from pathlib import Path
 from pacx.lock import locked
 with locked(Path(sys.argv[1])):
     child = os.fork()
-    print("held" if child else "inherited", flush=True)
+    os.write(1, b"held\\n" if child else b"inherited\\n")  # whole: both write into one pipe
     sys.stdin.read()
 """
 

@@ -183,6 +183,24 @@ def test_voltages_that_no_heart_makes_are_refused(factor):
         read_ecg(record() * factor, leads=LEADS, rate=500, unit="mV")
 
 
+@pytest.mark.parametrize(("unit", "scale"), [("mV", 1.0), ("relative", 0.1)])
+def test_a_lead_beside_which_the_others_would_vanish_is_refused(unit, scale):
+    x = record() * scale
+    x[LEADS.index("V2")] *= 1000  # written in uV among leads in mV
+    with pytest.raises(EcgError, match=r"V2 .*unit or gain is wrong"):
+        read_ecg(x, leads=LEADS, rate=500, unit=unit)
+    spike = record() * scale
+    spike[LEADS.index("V5"), 700] = 1e6
+    with pytest.raises(EcgError, match="V5 1e"):
+        read_ecg(spike, leads=LEADS, rate=500, unit=unit)
+
+
+def test_a_lead_that_moves_only_after_the_ten_seconds_is_flat():
+    x = record(seconds=11)
+    x[LEADS.index("V1"), :5000] = 0.25
+    assert read_ecg(x, leads=LEADS, rate=500, unit="mV").flat == ("V1",)
+
+
 def test_relative_voltages_are_taken_as_they_are():
     x = record()
     scaled = 2 * (x - x.min()) / (x.max() - x.min()) - 1

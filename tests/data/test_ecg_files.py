@@ -202,3 +202,12 @@ def test_absent_and_damaged_wfdb_records_are_user_errors(tmp_path):
         header.write_bytes(damage)
         with pytest.raises(EcgError):
             read_ecg(path)
+
+
+def test_a_header_that_is_overruled_is_named(tmp_path):
+    path = write_record(tmp_path, "1000/mV")
+    assert not any("as given" in step for step in read_ecg(path, rate=500, unit="mV").steps)
+    assert "1000 Hz as given; the file says 500 Hz" in read_ecg(path, rate=1000).steps
+    assert "unit relative as given; the file says mV" in read_ecg(path, unit="relative").steps
+    renamed = [*LEADS[:6], *LEADS[:5:-1]]
+    assert any(step.startswith("leads as given; the file says I, II") for step in read_ecg(path, leads=renamed).steps)

@@ -94,6 +94,27 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path, monkeypat
     assert not (tmp_path / "executed").exists()
 
 
+def test_a_checkpoint_of_other_numbers_is_refused(tmp_path, published):
+    name = "dense.bias"
+    for change, message in (
+        ({name: torch.zeros(150, dtype=torch.int8)}, "dense.bias holds torch.int8"),
+        ({name: torch.full((150,), float("nan"))}, "dense.bias is not finite"),
+        ({7: torch.zeros(1)}, "no state_dict of tensors"),
+    ):
+        torch.save({**published, **change}, tmp_path / "x.pth")
+        with pytest.raises(PacxError, match=message):
+            load_ecgfounder(tmp_path / "x.pth")
+
+
+def test_a_teacher_folder_with_half_a_configuration_is_refused(tmp_path):
+    save_ecg_net(small(), tmp_path / "t", labels=("a", "b"), preprocessing=PREPROCESSING, training={})
+    whole = json.loads((tmp_path / "t" / "config.json").read_text())
+    for key in ("architecture", "preprocessing", "labels"):
+        (tmp_path / "t" / "config.json").write_text(json.dumps({k: v for k, v in whole.items() if k != key}))
+        with pytest.raises(PacxError, match=f"lacks {key}"):
+            load_ecg_net(tmp_path / "t")
+
+
 def test_files_that_are_no_checkpoint_are_user_errors(tmp_path):
     with pytest.raises(PacxError, match="does not exist"):
         load_ecgfounder(tmp_path / "none.pth")

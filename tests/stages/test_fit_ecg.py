@@ -71,7 +71,7 @@ def test_ones_own_table_of_ecgs_is_learned_and_empty_labels_are_unknown(tmp_path
     rng = np.random.default_rng(0)
     lines = ["ecg,patient,af,paced"]
     for number in range(30):
-        np.save(tmp_path / f"{number}.npy", rng.standard_normal((12, 1000)).cumsum(axis=1))
+        np.save(tmp_path / f"{number}.npy", 0.03 * rng.standard_normal((12, 1000)).cumsum(axis=1))
         lines.append(f"{number}.npy,p{number},{('', 0, 1)[number % 3]},{('', '', 0, 1)[number % 4]}")
     (tmp_path / "own.csv").write_text("\n".join(lines) + "\n")
     leads = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]

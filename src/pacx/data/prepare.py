@@ -98,9 +98,9 @@ def prepare(
         mask_column: table: mask files, one thing outlined in each.
         mask_name: table: what the masks outline, e.g. lung.
         ecg_column: table: ECG files of the same patient (WFDB records, .npy or CSV files).
-        ecg_leads: table: lead names in the order of .npy files.
-        ecg_rate: table: samples per second of .npy and CSV files.
-        ecg_unit: table: unit of .npy and CSV files, e.g. mV.
+        ecg_leads: table: lead names in the order of the files, for files that do not say or say it wrongly.
+        ecg_rate: table: samples per second, likewise.
+        ecg_unit: table: unit, e.g. mV, likewise.
         ecg_layout: table: name of a known layout in place of leads, rate and unit, e.g. symile.
         lab_columns: table, labs: laboratory values, a column per lab, numbers in one unit per column.
         lab_percentiles: table, labs: the lab columns hold percentiles in [0, 1]; a column X_observed (1 = observed)

@@ -66,7 +66,15 @@ def load_ecg_net(folder: Path) -> tuple[EcgNet, dict[str, Any]]:
     config = read_config(folder)
     if config.get("kind") != "ecg":
         raise PacxError(f"{folder} holds a model of kind {config.get('kind')!r}, not an ECG teacher (kind 'ecg').")
-    net = EcgNet(EcgNetConfig.from_dict(config["architecture"]))
+    absent = [key for key in ("architecture", "preprocessing", "labels", "weights_hash") if key not in config]
+    if absent:
+        raise PacxError(f"{folder / CONFIG_FILE} lacks {', '.join(absent)}. Fit or copy the teacher again.")
+    try:
+        net = EcgNet(EcgNetConfig.from_dict(config["architecture"]))
+    except TypeError as error:
+        raise PacxError(
+            f"{folder / CONFIG_FILE} describes no network ({error}). Fit or copy the teacher again."
+        ) from error
     try:
         tensors = load_file(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
@@ -102,7 +110,9 @@ def load_ecgfounder(path: Path) -> EcgNet:
             "Download the published checkpoint again."
         ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise PacxError(f"{path} holds no state_dict of tensors. Give the file 12_lead_ECGFounder.pth.")
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
@@ -171,6 +181,12 @@ def _fill(net: EcgNet, tensors: Mapping[str, Tensor], what: str) -> None:
         for name, value in tensors.items()
         if name in expected and value.shape != expected[name].shape
     ]
+    faults += [
+        f"{name} holds {value.dtype}"
+        for name, value in tensors.items()
+        if name in expected and value.is_floating_point() != expected[name].is_floating_point()
+    ]
+    faults += [f"{name} is not finite" for name, value in tensors.items() if not torch.isfinite(value).all()]
     if faults:
         shown = "; ".join(faults[:6]) + (f"; and {len(faults) - 6} more" if len(faults) > 6 else "")
         raise PacxError(f"The weights in {what} do not fit the network: {shown}. Nothing was loaded.")

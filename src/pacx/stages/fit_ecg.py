@@ -44,6 +44,7 @@ from pacx.stages.ecg_records import (
 )
 from pacx.stages.ecg_scores import judge
 from pacx.stages.ecg_starting import EcgShape, ecg_start
+from pacx.stages.optimisation import check_warmup
 from pacx.stages.run import (
     Precision,
     Resume,
@@ -162,6 +163,7 @@ def fit_ecg(
             labels, rows = (), all_records(cohort)
         start = ecg_start(run, weights=weights, statements=statements, shape=shape)
         net = start.for_labels(labels)
+        check_warmup(epochs=epochs, warmup_epochs=warmup_epochs)  # before hours of filtering
         cache = run.path / "cache"
         prepared = prepare_records(cohort, rows, cache=cache, rate=start.rate, workers=workers, first=run.first)
         batch_size = clip_batch_size(batch_size, len(rows["train"]))

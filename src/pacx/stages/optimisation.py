@@ -22,7 +22,7 @@ from pacx.errors import PacxError
 if TYPE_CHECKING:  # 100 MiB that a function of numbers does not need
     import lightning as L
 
-__all__ = ["adamw_with_warmup", "parameter_groups", "warmup_cosine", "warmup_cosine_schedule"]
+__all__ = ["adamw_with_warmup", "check_warmup", "parameter_groups", "warmup_cosine", "warmup_cosine_schedule"]
 
 _UNDECAYED = frozenset({"cls_token", "mask_token", "reg_token", "pos_embed", "decoder_pos_embed", "logit_scale"})
 
@@ -53,11 +53,7 @@ def warmup_cosine_schedule(
     Raises:
         PacxError: the warm-up leaves no epoch to train in.
     """
-    if not 0 <= warmup_epochs < epochs:
-        raise PacxError(
-            f"warmup_epochs is {warmup_epochs:g}, epochs is {epochs}. The warm-up must be shorter than the run: "
-            "lower --warmup_epochs or raise --epochs."
-        )
+    check_warmup(epochs=epochs, warmup_epochs=warmup_epochs)
     multiplier: Callable[[int], float] = partial(
         warmup_cosine,
         warmup_steps=round(warmup_epochs * steps_per_epoch),
@@ -65,6 +61,15 @@ def warmup_cosine_schedule(
         floor=floor,
     )
     return {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier), "interval": "step"}
+
+
+def check_warmup(*, epochs: int, warmup_epochs: float) -> None:
+    """Refuse a warm-up that leaves no epoch to train in."""
+    if not 0 <= warmup_epochs < epochs:
+        raise PacxError(
+            f"warmup_epochs is {warmup_epochs:g}, epochs is {epochs}. The warm-up must be shorter than the run: "
+            "lower --warmup_epochs or raise --epochs."
+        )
 
 
 def adamw_with_warmup(

@@ -123,7 +123,7 @@ def read_wfdb(path: Path) -> Traces:
         values = np.asarray(record.p_signal, dtype=np.float64).T
     except FileNotFoundError as error:
         raise EcgError(f"{path}: its header names {Path(str(error.filename)).name}, and that is not there.") from error
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:  # wfdb has no error class
+    except (OSError, ArithmeticError, ValueError, TypeError, LookupError, AttributeError) as error:  # wfdb has no class
         raise EcgError(f"{path} is not a readable WFDB record ({_explain(path, error)}).") from error
     if values.ndim != 2 or values.size == 0:
         raise EcgError(f"{path} holds no signal.")

@@ -138,7 +138,20 @@ def _stated(
         raise EcgError(f"{traces.what} has {len(traces.values)} channels, but {len(names)} lead names were given.")
     if not (np.isfinite(hertz) and hertz > 0):
         raise EcgError(f"{traces.what}: a sampling rate of {hertz} Hz is impossible; give rate= in Hz.")
-    return traces, names, float(hertz), units
+    return _overruled(traces, names, float(hertz), unit), names, float(hertz), units
+
+
+def _overruled(traces: Traces, names: list[str], rate: float, unit: str | None) -> Traces:
+    """Note what the source says of itself and the caller says otherwise."""
+    notes = []
+    if traces.names is not None and names != traces.names:
+        notes.append(f"leads as given; the file says {', '.join(traces.names)}")
+    if traces.rate is not None and not np.isclose(rate, traces.rate):
+        notes.append(f"{rate:g} Hz as given; the file says {traces.rate:g} Hz")
+    own = sorted({each for each in traces.units or () if each}, key=str.casefold)
+    if unit is not None and any(each.strip().casefold() != unit.strip().casefold() for each in own):
+        notes.append(f"unit {unit} as given; the file says {', '.join(own)}")
+    return traces._replace(notes=(*traces.notes, *notes))
 
 
 def _standardise(stated: tuple[Traces, list[str], float, list[str | None]]) -> Ecg:
@@ -154,7 +167,7 @@ def _standardise(stated: tuple[Traces, list[str], float, list[str | None]]) -> E
     if missing:
         steps.append(f"unmeasured samples: {missing}")
     steps += ["voltages are relative"] if relative else []
-    flat = tuple(name for name in LEADS if name in leads and not varies(leads[name]))
+    flat = tuple(name for name in LEADS if name in leads and not varies(leads[name][: round(10 * rate)]))
     steps += [f"flat: {', '.join(flat)}"] if flat else []
     recorded = {name: lead for name, lead in leads.items() if name not in flat}
     derived = derive_limb_leads(leads)

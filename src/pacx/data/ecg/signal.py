@@ -20,6 +20,7 @@ RATE = 500
 SAMPLES = 5000
 """10 s at 500 Hz"""
 _PLAUSIBLE = (0.02, 50.0)  # mV from the lowest to the highest sample of the middle lead; PTB-XL's have 0.57 to 4.5
+_HIGHEST = 200.0  # times the middle lead's span, where voltages are relative
 _FAR = 20.0  # offset over spread from which half precision (11 bits) costs more than 1 % of the spread
 
 
@@ -33,6 +34,7 @@ def level(x: NDArray[np.float64], steps: list[str], *, relative: bool) -> NDArra
     medians = (np.nanmedian if unmeasured.any() else np.median)(x, axis=1, keepdims=True)
     x = np.where(unmeasured, medians, x)
     heights = np.ptp(x, axis=1)
+    _refuse_one_high(heights, relative=relative)
     height, spread = (float(np.median(size[heights > 0])) for size in (heights, x.std(axis=1)))
     if not relative and not _PLAUSIBLE[0] <= height <= _PLAUSIBLE[1]:
         raise EcgError(
@@ -43,10 +45,21 @@ def level(x: NDArray[np.float64], steps: list[str], *, relative: bool) -> NDArra
     if far.any():
         steps.append(f"offset removed: {', '.join(name for name, off in zip(LEADS, far, strict=True) if off)}")
         x[far] -= medians[far]
-    if relative and not 1e-3 <= height <= 1e3:
+    if relative and not 1e-3 <= height <= 1e2:
         steps.append(f"relative voltages divided by {height:.4g}")
         x /= height
     return x
+
+
+def _refuse_one_high(heights: NDArray[np.float64], *, relative: bool) -> None:
+    """Refuse a lead beside which the others vanish: one z-score is made of all twelve."""
+    limit = _HIGHEST * float(np.median(heights[heights > 0])) if relative else _PLAUSIBLE[1]
+    high = [f"{name} {height:.3g}" for name, height in zip(LEADS, heights, strict=True) if height > limit]
+    if 0 < len(high) < len(LEADS) // 2:
+        raise EcgError(
+            f"Some leads span far more than the others or than a heart makes ({', '.join(high)}; allowed {limit:.3g}): "
+            "their unit or gain is wrong, or they hold an artefact. Correct the file."
+        )
 
 
 def resample(x: NDArray[np.float64], rate: float, steps: list[str]) -> NDArray[np.float64]:

@@ -171,7 +171,12 @@ def _people(root: Path) -> dict[str, pd.Series]:
         log.info("symile-mimic: no %s there, so age, sex and view stay unknown", _EVERYBODY)
         return {}
     wanted = {"age": "age", "gender": "sex", "cxr_ViewPosition": "view"}
-    table = pd.read_csv(path, usecols=lambda column: column == "hadm_id" or column in wanted, low_memory=False)
+    try:
+        table = pd.read_csv(path, usecols=lambda column: column == "hadm_id" or column in wanted, low_memory=False)
+    except (OSError, ValueError) as error:
+        raise PacxError(
+            f"{path} cannot be read as a table ({' '.join(str(error).split())}). Download it again, or take it away."
+        ) from error
     if "hadm_id" not in table or table["hadm_id"].duplicated().any():
         raise PacxError(f"{path} has no column hadm_id, or an admission twice. Download it again, or take it away.")
     return {wanted[str(name)]: values for name, values in table.set_index("hadm_id").items()}
