@@ -8,8 +8,15 @@
       mae:    {command: pretrain, store: "{cohort}", epochs: 20}
       report: {command: report, runs: "{*}"}
 
-A step's output folder is `OUT/<step>`; `{step}` stands for it in later steps, `{*}` for those of all earlier steps,
-`{root:NAME}` for a folder outside. Every step is checked against its command's signature before the first one runs.
+A step's output folder is `OUT/<step>`; `{step}` stands for it in later steps, `{probe-*}` for those of all earlier
+steps with such a name, `{*}` for all, `{root:NAME}` for a folder outside. Every step is checked against its command's
+signature before the first one runs.
+
+A step with `for` stands for several, one for each value:
+
+    pacx-{seed}:  {for: {seed: [0, 1, 2]}, command: distill, seed: "{seed}", ...}
+    probe-{seed}: {for: {seed: [0, 1, 2]}, command: probe, encoder: "{pacx-{seed}}/encoder", ...}
+    pool:         {command: pool, runs: "{probe-*}"}
 
 A step is skipped when it has finished with the same fingerprint: the hash of its command, its arguments with all
 defaults, the fingerprints of the steps that it reads and the state of the files outside that it reads. Changing one
@@ -42,13 +49,13 @@ from pacx import __version__
 from pacx.commands import check_arguments, load
 from pacx.errors import PacxError
 from pacx.ranks import is_first, num_started
+from pacx.references import Resolver, expand
 from pacx.runs import plain, write_json
 
 __all__ = ["Recipe", "Step", "demo", "read_recipe", "run"]
 
 log = logging.getLogger("pacx")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_REFERENCE = re.compile(r"\{([^{}]+)\}")
 
 
 @dataclass(frozen=True)
@@ -145,8 +152,11 @@ def read_recipe(path: Path, *, out: Path, roots: Mapping[str, Path], planned_onl
     places = {name: Path(roots.get(name, default)) for name, default in declared.items()}
     known: dict[str, str] = {}
     steps = []
-    for name, body in content["steps"].items():
-        step = _read_step(str(name), body, out=out, roots=places, earlier=known, planned_only=planned_only)
+    entries = content["steps"].items()
+    for name, body in (step for entry, content in entries for step in expand(str(entry), content)):
+        if name in known:
+            raise PacxError(f"{path.name} has two steps called {name!r}. A step with `for` needs its names to differ.")
+        step = _read_step(name, body, out=out, roots=places, earlier=known, planned_only=planned_only)
         steps.append(step)
         known[step.name] = str(out / step.name)
     return Recipe(str(content.get("title", path.stem)), out, tuple(steps))
@@ -178,7 +188,7 @@ def _read_step(
         raise PacxError(f"Step name {name!r} cannot be a folder name: use a-z, 0-9, '.', '_' and '-'.")
     if not isinstance(body, dict) or "command" not in body:
         raise PacxError(f"Step {name!r} names no command. Write it as `{name}: {{command: pretrain, ...}}`.")
-    resolver = _Resolver(name, roots=roots, earlier=earlier, planned_only=planned_only)
+    resolver = Resolver(name, roots=roots, earlier=earlier, planned_only=planned_only)
     arguments = {key.replace("-", "_"): resolver(item) for key, item in body.items() if key != "command"}
     command = str(body["command"])
     if command in {"run", "demo"} or "out" in arguments:
@@ -193,52 +203,6 @@ def _read_step(
     return Step(
         name, command, checked, tuple(dict.fromkeys(resolver.reads)), tuple(resolver.outside), given=tuple(arguments)
     )
-
-
-class _Resolver:
-    """Replaces `{...}` in a step's arguments and remembers what was referred to."""
-
-    def __init__(self, step: str, *, roots: Mapping[str, Path], earlier: Mapping[str, str], planned_only: bool) -> None:
-        self.step, self.roots, self.earlier, self.planned_only = step, roots, earlier, planned_only
-        self.reads: list[str] = []
-        self.outside: list[Path] = []
-
-    def __call__(self, value: object) -> Any:
-        if isinstance(value, str):
-            if value == "{*}":
-                self.reads += self.earlier
-                return list(self.earlier.values())
-            resolved = _REFERENCE.sub(self._replace, value)
-            if "{root:" in value:
-                self._note_outside(Path(resolved))
-            return resolved
-        if isinstance(value, list):
-            return [self(item) for item in value]
-        if isinstance(value, dict):
-            return {key: self(item) for key, item in value.items()}
-        return value
-
-    def _replace(self, match: re.Match[str]) -> str:
-        name = match[1]
-        if name.startswith("root:"):
-            root = self.roots.get(name[5:])
-            if root is None:
-                raise PacxError(f"Step {self.step!r}: the recipe declares no root {name[5:]!r}; add it under `roots:`.")
-            return str(root)
-        if name not in self.earlier:
-            raise PacxError(
-                f"Step {self.step!r} refers to {{{name}}}, which is no earlier step. "
-                f"Earlier steps: {', '.join(self.earlier) or 'none'}."
-            )
-        self.reads.append(name)
-        return self.earlier[name]
-
-    def _note_outside(self, path: Path) -> None:
-        if not path.exists() and not self.planned_only:
-            raise PacxError(
-                f"Step {self.step!r} reads {path}, which is not there. Say where it is with --root NAME=PATH."
-            )
-        self.outside.append(path)
 
 
 _UNDER_WAY = "PACX_STEP"

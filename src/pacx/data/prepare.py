@@ -66,6 +66,8 @@ def prepare(
     sex_column: str | None = None,
     split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
     redraw_split: bool = False,
+    folds: int | None = None,
+    fold: int = 0,
     seed: int = 0,
     size: int = 256,
     geometry: Geometry = "squash",
@@ -130,6 +132,9 @@ def prepare(
         sex_column: table: sex, e.g. F or M.
         split_fractions: shares of patients in train, val and test where the data bring no split.
         redraw_split: draw a split by patient even where the data bring one.
+        folds: cross-validation: deal the patients out to so many folds, whatever split the data bring. Stores of the
+            same patients agree in it.
+        fold: the one that tests, counted from 0; the others are divided by the first two of split_fractions.
         seed: another seed draws another split.
         size: edge of the stored images in pixels; a little more than the encoder's input leaves room for crops.
         geometry: how rectangles become squares: squash (aspect ratio not kept), crop (centre), or pad (black bars).

@@ -15,7 +15,7 @@ import pandas as pd
 
 from pacx.errors import PacxError
 
-__all__ = ["SPLITS", "split_hash", "split_patients", "subset_rows"]
+__all__ = ["SPLITS", "fold_patients", "split_hash", "split_patients", "subset_rows", "uniform"]
 
 SPLITS = ("train", "val", "test")
 
@@ -50,6 +50,49 @@ def split_patients(
     counts = _split_counts(len(patients), shares)
     names = np.repeat(SPLITS, counts)
     return table["patient_id"].astype(str).map(dict(zip(patients, names, strict=True))).rename("split")
+
+
+def fold_patients(
+    table: pd.DataFrame, *, folds: int, fold: int, fractions: Sequence[float] = (0.7, 0.1, 0.2), seed: int = 0
+) -> pd.Series:
+    """Make one fold of a cross-validation by patient: fold `fold` of `folds` tests, the others train and validate.
+
+    In which fold a patient tests depends on the seed and the patient's id alone. So stores of the same patients agree,
+    whoever else is in them: what was pre-trained on fold 0 of one store has seen no test patient of fold 0 of another.
+    The folds are therefore equal in expectation only.
+
+    Args:
+        table: has `patient_id`.
+        folds: how many, at least 2.
+        fold: which of them tests, counted from 0.
+        fractions: shares of train, val and test; the first two divide among themselves who does not test.
+        seed: another seed deals the patients out anew.
+
+    Returns:
+        One of `SPLITS` per row, with the table's index.
+
+    Raises:
+        PacxError: no such fold, or fractions that leave nobody to train on.
+    """
+    if folds < 2 or not 0 <= fold < folds:
+        raise PacxError(f"There is no fold {fold} of {folds}: --folds is at least 2, --fold from 0 to one less.")
+    train, val, _ = fractions
+    if train <= 0 or val < 0:
+        raise PacxError(f"Split fractions {tuple(fractions)} leave nobody to train on. Give e.g. 0.7 0.1 0.2.")
+    patients = table["patient_id"].astype(str)
+    split = {name: _fold_split(name, folds, fold, val_share=val / (train + val), seed=seed) for name in set(patients)}
+    return patients.map(split).rename("split")
+
+
+def _fold_split(patient: str, folds: int, fold: int, *, val_share: float, seed: int) -> str:
+    if uniform(f"fold:{seed}:{patient}") * folds // 1 == fold:
+        return "test"
+    return "val" if uniform(f"val:{seed}:{patient}") < val_share else "train"
+
+
+def uniform(text: str) -> float:
+    """Turn a text into a number, the same on every machine; those of many texts are spread evenly over [0, 1)."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
 def subset_rows(

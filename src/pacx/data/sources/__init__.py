@@ -20,7 +20,7 @@ from typing import Literal
 from pacx.data.labs.gather import MissingUnit
 from pacx.data.labs.texts import TimeUnit
 from pacx.data.manifest import Manifest
-from pacx.data.splits import split_patients
+from pacx.data.splits import fold_patients, split_patients
 from pacx.errors import PacxError
 
 __all__ = ["SOURCES", "Options", "read_source"]
@@ -75,6 +75,8 @@ class Options:
     sex_column: str | None = None
     split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     redraw_split: bool = False
+    folds: int | None = None
+    fold: int = 0
     seed: int = 0
 
 
@@ -91,8 +93,10 @@ def read_source(name: str, root: Path, *, options: Options) -> Manifest:
     module = import_module(f"{__name__}.{name.replace('-', '_')}")
     default = Options()
     given = [field.name for field in fields(options) if getattr(options, field.name) != getattr(default, field.name)]
-    # Every source's split can be drawn anew, and that takes these three.
-    usable = {*module.OPTIONS, *(("redraw_split", "split_fractions", "seed") if options.redraw_split else ())}
+    # Every source's split can be drawn anew, or be a fold of a cross-validation.
+    redrawn = options.redraw_split or options.folds is not None
+    usable = {*module.OPTIONS, "folds", *(("redraw_split", "split_fractions", "seed") if redrawn else ())}
+    usable |= {"fold"} if options.folds is not None else set()
     useless = [option for option in given if option not in usable]
     if useless:
         raise PacxError(
@@ -102,7 +106,9 @@ def read_source(name: str, root: Path, *, options: Options) -> Manifest:
     if not root.exists():
         raise PacxError(f"{root} does not exist. Give the folder or table that `pacx prepare {name}` should read.")
     manifest: Manifest = module.read(root, options=options)
-    if options.redraw_split:
-        table = manifest.table
-        table["split"] = split_patients(table, fractions=options.split_fractions, seed=options.seed)
+    table, shares, seed = manifest.table, options.split_fractions, options.seed
+    if options.folds is not None:
+        table["split"] = fold_patients(table, folds=options.folds, fold=options.fold, fractions=shares, seed=seed)
+    elif options.redraw_split:
+        table["split"] = split_patients(table, fractions=shares, seed=seed)
     return manifest
