@@ -20,13 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from pacx.errors import PacxError
 from pacx.models.config import EncoderConfig, EncoderSize
+from pacx.models.lean import run_blocks
 from pacx.models.weights import CONFIG_FILE, WEIGHTS_FILE, new_folder, save_weights, weights_hash
 from pacx.preprocess import Geometry
 from pacx.runs import write_json
@@ -102,13 +104,17 @@ class Encoder(nn.Module):
         self.vit.pos_embed.requires_grad_(False)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
-        """Embed normalised images: the class token after the final norm."""
-        embedding: Tensor = self.vit.norm(self.vit.blocks(self.embed(images))[:, 0])
+        """Embed normalised images: the class token after the final norm.
+
+        In the last block nobody asks what becomes of the patches, so there the class token alone is computed.
+        """
+        *blocks, last = self.vit.blocks
+        embedding: Tensor = self.vit.norm(_class_token_after(last, run_blocks(blocks, self.embed(images))))
         return embedding
 
     def tokens(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1+N D"]:
         """Return all tokens after the final norm, class token first, patches in reading order."""
-        tokens: Tensor = self.vit.norm(self.vit.blocks(self.embed(images)))
+        tokens: Tensor = self.vit.norm(run_blocks(self.vit.blocks, self.embed(images)))
         return tokens
 
     def embed(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1+N D"]:
@@ -250,6 +256,24 @@ def load_encoder(
 
 def _per_channel(value: float | Sequence[float] | None) -> tuple[float, ...] | None:
     return value if value is None else tuple(value) if isinstance(value, Iterable) else (value,)
+
+
+def _class_token_after(block: Any, x: Float[Tensor, "B 1+N D"]) -> Float[Tensor, "B D"]:
+    """Run one of timm's pre-norm blocks for its first token, which asks all tokens.
+
+    A block that is more than its formula (sharded, hooked, compiled) is called as it is.
+    """
+    if not isinstance(block, Block) or any((block._forward_hooks, block._forward_pre_hooks, block._compiled_call_impl)):
+        everything: Tensor = block(x)
+        return everything[:, 0]
+    batch, length, width = x.shape
+    attention, own = block.attn, x[:, :1]
+    by_head = attention.qkv(block.norm1(x)).view(batch, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+    query, key, value = by_head.unbind(0)
+    attended = F.scaled_dot_product_attention(query[:, :, :1], key, value).transpose(1, 2).reshape(batch, 1, width)
+    own = own + attention.proj(attended)
+    token: Tensor = (own + block.mlp(block.norm2(own)))[:, 0]
+    return token
 
 
 @contextmanager

@@ -13,7 +13,8 @@ Backwards, every product is done twice more, once for each of its factors; only 
 gradient of its input. So a training step is three forward passes less one patch embedding.
 
 This is what the formulas of the network ask for, as in published utilisations, not what a kernel happens to do: fused
-attention recomputes its scores backwards and does more, `pacx.models.lean` skips what nobody looks at and does less.
+attention recomputes its scores backwards and does more, `pacx.models.lean` and `Encoder.forward` skip what nobody looks
+at and do less.
 
 At 224 px, ViT-B/16 with three channels takes 35.1 G for a forward pass of the encoder on all patches. A step of masked
 autoencoding at 90 % takes 42.4 G per image with the standard decoder (512 x 8), three quarters of it in the decoder,

@@ -12,9 +12,8 @@ output of every operation for the backward pass: 16 times the tokens per block. 
 place alone, so its projection to query, key and value is made once per place and not once per image; and after its
 last block nobody asks for the tokens of visible patches.
 
-Their matrix products run in oneDNN, which `torch.compile` uses on CPUs as well; on the AVX-512 machine that this was
-measured on (benchmarks/README.md) it is a tenth faster than the BLAS behind `nn.Linear`. The exception is the gradient
-of a weight, whose operands oneDNN would first copy into place.
+Their matrix products run in oneDNN (`pacx.models.onednn`). The exception is the gradient of a weight, whose operands
+oneDNN would first copy into place.
 
 All of this applies to float32 on a CPU that has oneDNN. Elsewhere (GPU, half precision, inside `torch.compile`) the
 same functions are the plain composition, and blocks are called as timm wrote them; so are blocks that were changed, by
@@ -34,16 +33,17 @@ from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["gelu_linear_add", "linear_add", "norm_linear", "run_blocks", "run_decoder"]
+from pacx.models.onednn import applies, product, product_add
 
-_Linear = torch.ops.mkldnn._linear_pointwise  # (x, weight, bias), optionally plus a tensor
+__all__ = ["gelu_linear_add", "is_untouched", "linear_add", "norm_linear", "run_blocks", "run_decoder"]
+
 _PLAIN = {Block, Attention, Mlp, nn.Linear, nn.LayerNorm, LayerNorm, nn.GELU, nn.Identity, nn.Dropout}
 
 
 def run_blocks(blocks: Iterable[Block], tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
     """Send tokens through timm's pre-norm blocks."""
     for block in blocks:
-        tokens = _block(block, tokens) if _applies(tokens) and _is_plain(block) else block(tokens)
+        tokens = _block(block, tokens) if applies(tokens) and _is_plain(block) else block(tokens)
     return tokens
 
 
@@ -59,7 +59,7 @@ def run_decoder(
         places: which rows of the table each image takes.
     """
     tokens = torch.cat([known, F.embedding(places, table)], dim=1)
-    if not (_applies(tokens) and all(map(_is_plain, blocks))):
+    if not (applies(tokens) and all(map(_is_plain, blocks))):
         return run_blocks(blocks, tokens)[:, known.shape[1] :]
     projected = [_qkv(blocks[0], known), F.embedding(places, _qkv(blocks[0], table))]
     for number, block in enumerate(blocks, start=1):
@@ -70,7 +70,7 @@ def run_decoder(
 
 def norm_linear(norm: nn.LayerNorm, linear: nn.Linear, x: Float[Tensor, "... D"]) -> Float[Tensor, "... E"]:
     """Return linear(norm(x))."""
-    if not _applies(x):
+    if not applies(x):
         projected: Tensor = linear(norm(x))
         return projected
     fused: Tensor = _NormLinear.apply(x, norm.weight, norm.bias, linear.weight, linear.bias, norm.eps)
@@ -79,7 +79,7 @@ def norm_linear(norm: nn.LayerNorm, linear: nn.Linear, x: Float[Tensor, "... D"]
 
 def linear_add(linear: nn.Linear, x: Float[Tensor, "... D"], to: Float[Tensor, "... E"]) -> Float[Tensor, "... E"]:
     """Return to + linear(x)."""
-    total: Tensor = _LinearAdd.apply(x, linear.weight, linear.bias, to) if _applies(x) else to + linear(x)
+    total: Tensor = _LinearAdd.apply(x, linear.weight, linear.bias, to) if applies(x) else to + linear(x)
     return total
 
 
@@ -87,7 +87,7 @@ def gelu_linear_add(
     linear: nn.Linear, hidden: Float[Tensor, "... D"], to: Float[Tensor, "... E"]
 ) -> Float[Tensor, "... E"]:
     """Return to + linear(gelu(hidden)), with the exact GELU."""
-    if not _applies(hidden):
+    if not applies(hidden):
         return to + cast(Tensor, linear(F.gelu(hidden)))
     total: Tensor = _GeluLinearAdd.apply(hidden, linear.weight, linear.bias, to)
     return total
@@ -110,10 +110,11 @@ def _block(block: Block, tokens: Tensor, *, qkv: Tensor | None = None, start: in
 
 def _is_plain(block: nn.Module) -> bool:
     """Say whether calling the block does no more than its formula: nothing is adapted, sharded, compiled or hooked."""
-    return type(block) is Block and all(map(_is_plain_part, block.modules()))
+    return type(block) is Block and all(map(is_untouched, block.modules()))
 
 
-def _is_plain_part(module: nn.Module) -> bool:
+def is_untouched(module: nn.Module) -> bool:
+    """Say whether a part of a block is one of those that a plain block has, and does no more than its formula."""
     hooks = (
         module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks,
         module._compiled_call_impl,
@@ -127,23 +128,13 @@ def _is_plain_part(module: nn.Module) -> bool:
     return not (isinstance(module, nn.Dropout) and module.training and module.p > 0)
 
 
-def _applies(x: Tensor) -> bool:
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-    )
-
-
 class _NormLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gain, shift, eps)
         ctx.save_for_backward(x, mean, rstd, gain, shift, weight)
         ctx.eps = eps
-        return _product(normed, weight, bias)
+        return product(normed, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -158,7 +149,7 @@ class _NormLinear(torch.autograd.Function):
         grads: tuple[Tensor | None, ...] = (None, None, None)
         if any(wanted):
             grads = torch.ops.aten.native_layer_norm_backward(
-                _product(grad, weight.t()), x, x.shape[-1:], mean, rstd, gain, shift, wanted
+                product(grad, weight.t()), x, x.shape[-1:], mean, rstd, gain, shift, wanted
             )
         return *grads, grad_weight, _bias_grad(grad) if bias_wanted else None, None
 
@@ -166,8 +157,8 @@ class _NormLinear(torch.autograd.Function):
 class _LinearAdd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, to: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _product_add(x, weight, bias, to)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)  # a frozen weight needs no x
+        return product_add(x, weight, bias, to)
 
     @staticmethod
     @once_differentiable
@@ -175,7 +166,7 @@ class _LinearAdd(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         x_wanted, weight_wanted, bias_wanted, _ = ctx.needs_input_grad
         return (
-            _product(grad, weight.t()) if x_wanted else None,
+            product(grad, weight.t()) if x_wanted else None,
             _weight_grad(grad, x) if weight_wanted else None,
             _bias_grad(grad) if bias_wanted else None,
             grad,
@@ -186,7 +177,7 @@ class _GeluLinearAdd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, to: Tensor) -> Tensor:
         ctx.save_for_backward(hidden, weight)
-        return _product_add(F.gelu(hidden), weight, bias, to)
+        return product_add(F.gelu(hidden), weight, bias, to)
 
     @staticmethod
     @once_differentiable
@@ -196,19 +187,9 @@ class _GeluLinearAdd(torch.autograd.Function):
         grad_weight = _weight_grad(grad, F.gelu(hidden)) if weight_wanted else None
         grad_hidden = None
         if hidden_wanted:
-            grad_hidden = _product(grad, weight.t())
+            grad_hidden = product(grad, weight.t())
             torch.ops.aten.gelu_backward.grad_input(grad_hidden, hidden, grad_input=grad_hidden)  # in place
         return grad_hidden, grad_weight, _bias_grad(grad) if bias_wanted else None, grad
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    product: Tensor = _Linear.default(x, weight, bias, "none", [], "")
-    return product
-
-
-def _product_add(x: Tensor, weight: Tensor, bias: Tensor, to: Tensor) -> Tensor:
-    total: Tensor = _Linear.binary(x, to, weight, bias, "add")
-    return total
 
 
 def _weight_grad(grad: Tensor, x: Tensor) -> Tensor:
