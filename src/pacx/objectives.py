@@ -3,11 +3,15 @@
 
 * `masked_pixel_loss`: stage 1, masked autoencoding (He et al. 2021, section 3).
 * `info_nce`, `cosine_regression`, and their sum `distillation_loss`: stage 2 (PaCX-MAE, "L_total").
-* Each returns a dict with `loss` and its parts, all scalars.
+* `token_distance`: how far the student's patch tokens have gone from the base encoder's (ours; off in the paper).
+* Each loss returns a dict with `loss` and its parts, all scalars.
 
 **Holes.** A row (an image) may lack a modality: `present` says which rows have it. A row that lacks it is neither
 anchor nor negative there, and gets no gradient from that term; through its other modalities it still trains. Its
 entries must be finite numbers (zeros, say), because 0 x NaN in a backward pass is NaN.
+
+**Patients.** Two X-rays of one patient often have the same ECG or nearly the same blood: telling them apart is no task
+worth learning. With `patient` given, rows of the same patient are not each other's negatives.
 
 **Several devices.** `distillation_loss` first gathers all rows from all devices and then computes the whole loss on
 each of them. So the value is the same everywhere, negatives come from everywhere, holes may fall anywhere, and after
@@ -23,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from pacx.errors import PacxError
@@ -36,6 +40,7 @@ __all__ = [
     "info_nce",
     "joint_distillation_loss",
     "masked_pixel_loss",
+    "token_distance",
 ]
 
 NORM_EPS = 1e-6  # of the L2 normalisation in the contrastive space
@@ -79,16 +84,19 @@ def info_nce(
     *,
     scale: Float[Tensor, ""] | float,
     label_smoothing: float = 0.02,
+    patient: Int64[Tensor, " B"] | None = None,
 ) -> dict[str, Tensor]:
     """Compute the symmetric contrastive loss between images and one teacher.
 
-    Over the n present rows, with u, v the L2-normalised rows and z_ij = scale u_i . v_j:
+    Over the n present rows, with u, v the L2-normalised rows, z_ij = scale u_i . v_j, and C_i the rows that i is
+    compared with, which are all of them, or i itself and those of other patients:
 
-        L(image -> teacher) = -1/n sum_i sum_j q_ij log softmax_j(z_ij)
+        L(image -> teacher) = -1/n sum_i sum_{j in C_i} q_ij log softmax_{j in C_i}(z_ij)
         L = (L(image -> teacher) + L(teacher -> image)) / 2
 
-    with q_ij = (1 - s) [i = j] + s / n for label smoothing s (van den Oord et al. 2018; Radford et al. 2021). Fewer
-    than two present rows have nothing to be told apart from: the loss is 0 and its gradients are zeros.
+    with q_ij = (1 - s) [i = j] + s / |C_i| for label smoothing s (van den Oord et al. 2018; Radford et al. 2021). A row
+    with nobody else in C_i has nothing to be told apart from: its share of the loss is 0. Below two present rows that
+    is all of it, and the gradients are zeros.
 
     Args:
         image: image embeddings in the shared space.
@@ -96,6 +104,7 @@ def info_nce(
         present: rows that have this modality.
         scale: inverse temperature, kept in [1, 100] by the caller.
         label_smoothing: s above.
+        patient: a number for each patient; without it everybody is another one.
 
     Returns:
         `loss`, `image_to_teacher`, `teacher_to_image` (both in nats; chance is log n) and `positive_cosine`.
@@ -106,15 +115,31 @@ def info_nce(
     u, v = (F.normalize(rows[present], dim=-1, eps=NORM_EPS) for rows in (image, teacher))
     cosine = u @ v.T
     logits = scale * cosine
-    own = torch.arange(len(logits), device=logits.device)
-    forth = F.cross_entropy(logits, own, label_smoothing=label_smoothing)
-    back = F.cross_entropy(logits.T, own, label_smoothing=label_smoothing)
+    excluded = None if patient is None else _same_patient(patient[present])
+    forth = _match(logits, label_smoothing, excluded)
+    back = _match(logits.T, label_smoothing, excluded)
     return {
         "loss": (forth + back) / 2,
         "image_to_teacher": forth.detach(),
         "teacher_to_image": back.detach(),
         "positive_cosine": cosine.detach().diagonal().mean(),
     }
+
+
+def _match(logits: Tensor, smoothing: float, excluded: Tensor | None) -> Tensor:
+    """Cross-entropy of every row against its own column, over the columns that are not excluded."""
+    if excluded is None:
+        own = torch.arange(len(logits), device=logits.device)
+        return F.cross_entropy(logits, own, label_smoothing=smoothing)
+    log_share = logits.masked_fill(excluded, float("-inf")).log_softmax(dim=1)
+    # Excluded entries are -inf, and 0 x inf is NaN: they are left out of the mean, not weighted with 0.
+    everybody = log_share.masked_fill(excluded, 0.0).sum(dim=1) / (~excluded).sum(dim=1)
+    return -((1 - smoothing) * log_share.diagonal() + smoothing * everybody).mean()
+
+
+def _same_patient(patient: Tensor) -> Tensor:
+    """Return (n, n), True for another row of the same patient."""
+    return (patient[:, None] == patient) & ~torch.eye(len(patient), dtype=torch.bool, device=patient.device)
 
 
 def cosine_regression(
@@ -130,6 +155,19 @@ def cosine_regression(
     return {"loss": 1 - F.cosine_similarity(prediction[present], target[present], dim=-1).mean()}
 
 
+def token_distance(tokens: Float[Tensor, "B N D"], base: Float[Tensor, "B N D"]) -> Float[Tensor, " B"]:
+    """Return 1 - cos between the patch tokens of two encoders, averaged over the patches of each image; in [0, 2].
+
+    Distillation looks at the class token alone, so nothing holds the patch tokens where they were, and tasks that the
+    teachers know nothing of can lose (the paper's QaTa segmentation does). This is what holds them.
+
+    Args:
+        tokens: after the final norm, of the encoder that learns.
+        base: the same of the encoder that it started from; constants.
+    """
+    return 1 - F.cosine_similarity(tokens, base, dim=-1).mean(dim=1)
+
+
 def distillation_loss(
     image: Float[Tensor, "B S"],
     teachers: Mapping[str, TeacherTerms],
@@ -139,6 +177,9 @@ def distillation_loss(
     regression_weight: float = 1.0,
     teacher_weights: Mapping[str, float] | None = None,
     label_smoothing: float = 0.02,
+    patient: Int64[Tensor, " B"] | None = None,
+    anchor: Float[Tensor, " B"] | None = None,
+    anchor_weight: float = 0.0,
 ) -> dict[str, Tensor]:
     """Compute the stage-2 loss over the rows of all devices: `joint_distillation_loss` of what they have together.
 
@@ -150,6 +191,9 @@ def distillation_loss(
         regression_weight: lambda_R; at 0 the term is not computed.
         teacher_weights: w_t by name; 1 where none is given.
         label_smoothing: of the contrastive term.
+        patient: a number for each patient, the same on every device; rows of one patient are then no negatives.
+        anchor: how far the patch tokens of each image have gone from the base encoder's (`token_distance`).
+        anchor_weight: lambda_A.
 
     Raises:
         PacxError: a weight for a teacher that is not there.
@@ -162,6 +206,9 @@ def distillation_loss(
         regression_weight=regression_weight,
         teacher_weights=teacher_weights,
         label_smoothing=label_smoothing,
+        patient=None if patient is None else gather_rows(patient),
+        anchor=None if anchor is None else gather_rows(anchor),
+        anchor_weight=anchor_weight,
     )
 
 
@@ -174,13 +221,17 @@ def joint_distillation_loss(
     regression_weight: float = 1.0,
     teacher_weights: Mapping[str, float] | None = None,
     label_smoothing: float = 0.02,
+    patient: Int64[Tensor, " B"] | None = None,
+    anchor: Float[Tensor, " B"] | None = None,
+    anchor_weight: float = 0.0,
 ) -> dict[str, Tensor]:
     """Compute the stage-2 loss over any number of teachers, complete rows or not.
 
-    L = lambda_C L_C + lambda_R L_R, each the weighted mean over the teachers that are there:
+    L = lambda_C L_C + lambda_R L_R + lambda_A L_A, the first two the weighted mean over the teachers that are there:
 
         L_C = sum_t w_t InfoNCE_t / sum_t w_t   over teachers with at least two present rows in the batch,
-        L_R = sum_t w_t (1 - cos)_t / sum_t w_t   over teachers with at least one.
+        L_R = sum_t w_t (1 - cos)_t / sum_t w_t   over teachers with at least one,
+        L_A = the mean `token_distance` over all rows, where it is given.
 
     Averaging over what is there keeps the size of the loss the same however many holes a batch has. With complete
     rows and equal weights it is the plain mean over teachers. Teachers are never contrasted with each other.
@@ -193,9 +244,12 @@ def joint_distillation_loss(
         regression_weight: lambda_R; at 0 the term is not computed.
         teacher_weights: w_t by name; 1 where none is given.
         label_smoothing: of the contrastive term.
+        patient: a number for each patient; rows of one patient are then no negatives of each other.
+        anchor: how far the patch tokens of each image have gone from the base encoder's (`token_distance`).
+        anchor_weight: lambda_A.
 
     Returns:
-        `loss`, `contrastive`, `regression`, and for each teacher with present rows `contrastive/NAME`,
+        `loss`, `contrastive`, `regression`, `anchor`, and for each teacher with present rows `contrastive/NAME`,
         `positive_cosine/NAME` and `regression/NAME`. A term that nothing was there for is absent, not 0.
 
     Raises:
@@ -208,7 +262,9 @@ def joint_distillation_loss(
     for name, terms in teachers.items():
         num_present = int(terms.present.sum())
         if contrastive_weight and num_present > 1:
-            pair = info_nce(image, terms.projected, terms.present, scale=scale, label_smoothing=label_smoothing)
+            pair = info_nce(
+                image, terms.projected, terms.present, scale=scale, label_smoothing=label_smoothing, patient=patient
+            )
             contrastive[name] = pair["loss"]
             parts[f"positive_cosine/{name}"] = pair["positive_cosine"]
         if regression_weight and num_present > 0:
@@ -228,6 +284,9 @@ def joint_distillation_loss(
             loss = loss + weight * mean
             parts[title] = mean.detach()
             parts.update({f"{title}/{name}": value.detach() for name, value in losses.items()})
+    if anchor is not None:
+        loss = loss + anchor_weight * anchor.mean()
+        parts["anchor"] = anchor.detach().mean()
     return {"loss": loss, **parts}
 
 

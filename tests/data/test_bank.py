@@ -44,6 +44,27 @@ def test_shuffling_keeps_each_splits_embeddings_but_gives_none_to_its_own_row(ba
     assert np.array_equal(shuffled.embeddings, bank.shuffled(split, patient=patient, seed=1).embeddings)
 
 
+def test_thinning_forgets_whole_patients_but_none_of_the_test_split_and_smaller_shares_are_nested():
+    patient = np.repeat(np.arange(300), 2)
+    split = np.where(patient % 3 == 0, "test", np.where(patient % 3 == 1, "val", "train"))
+    rows = len(patient)
+    bank = Bank(np.ones((rows, 2), np.float32), np.ones(rows, bool), tuple(map(str, range(rows))), {"teacher": "ecg"})
+    half, quarter = (bank.thinned(share, split=split, patient=patient, seed=0).present for share in (0.5, 0.25))
+    assert half[split == "test"].all()
+    assert (half[0::2] == half[1::2]).all()  # both rows of a patient, or none
+    assert 0.4 < half[split == "train"].mean() < 0.6
+    assert not (quarter & ~half).any()
+    assert quarter[split == "train"].mean() < 0.35
+    other = Bank(bank.embeddings, bank.present, bank.image_ids, {"teacher": "labs"})
+    theirs = other.thinned(0.5, split=split, patient=patient, seed=0).present
+    both = (half & theirs)[split != "test"].mean()
+    assert 0.18 < both < 0.32  # teachers lose different patients
+    assert bank.thinned(1.0, split=split, patient=patient, seed=0).present.all()
+    for share in (0.0, 1.5):
+        with pytest.raises(PacxError, match="makes no sense"):
+            bank.thinned(share, split=split, patient=patient, seed=0)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_shuffling_gives_no_row_an_embedding_of_its_own_patient(seed):
     patient = np.repeat(np.arange(12), [1, 3, 2, 1, 1, 2, 3, 1, 1, 2, 1, 2])

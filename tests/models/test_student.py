@@ -131,6 +131,78 @@ def test_peft_loads_the_adapter_onto_the_base(train_norms: Any, tmp_path: Path) 
     torch.testing.assert_close(loaded(images()), student(images())["embedding"], atol=1e-5, rtol=0)
 
 
+def gradients(student: Student, *, weight: float = 0.0) -> dict[str, Tensor]:
+    """Gradients of the whole objective, the anchor included."""
+    batch = torch.randn(7, 1, 32, 32, generator=torch.Generator().manual_seed(4))
+    targets = {name: torch.randn(7, dim, generator=torch.Generator().manual_seed(5)) for name, dim in TEACHERS.items()}
+    output = student(batch)
+    terms = {
+        name: TeacherTerms(
+            student.project_teacher(name, rows), output["regression"][name], rows, torch.ones(7, dtype=torch.bool)
+        )
+        for name, rows in targets.items()
+    }
+    student.zero_grad()
+    anchor = {"anchor": output["distance"], "anchor_weight": weight} if weight else {}
+    distillation_loss(output["shared"], terms, scale=student.scale(), **anchor)["loss"].backward()
+    return {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("weight", [0.0, 2.0])
+@pytest.mark.parametrize("adaptation", ["lora", "last", "full"])
+def test_gradient_caching_gives_the_gradients_of_the_whole_batch(adaptation: Any, weight: float) -> None:
+    def made(**options: Any) -> dict[str, Tensor]:
+        choices = {"adaptation": adaptation, "last_blocks": 1, "dropout": 0.0, "head_dropout": 0.0}
+        student = trained(Student(small_encoder(), TEACHERS, anchored=weight > 0, **choices, **options))
+        return gradients(student.train(), weight=weight)
+
+    whole, cached = made(), made(chunk_size=3)
+    assert whole.keys() == cached.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(cached[name], gradient, atol=1e-5, rtol=1e-5, msg=name)
+
+
+def test_gradient_caching_brings_back_the_dropout_of_each_chunk() -> None:
+    """With dropout the second pass must draw what the first drew, or gradients belong to another network."""
+    student = trained(Student(small_encoder(), TEACHERS, dropout=0.5, chunk_size=3)).train()
+    batch = torch.randn(7, 1, 32, 32, generator=torch.Generator().manual_seed(4))
+
+    def run(*, cached: bool) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(6)
+        student.zero_grad()
+        if cached:
+            embedding = student(batch)["embedding"]
+        else:  # the same chunks in the same order, all kept
+            embedding = torch.cat([student.encoder(part) for part in torch.split(batch, 3)])
+        embedding.sin().sum().backward()
+        return embedding.detach(), student.encoder.vit.blocks[0].mlp.fc1.lora_B["default"].weight.grad.clone()
+
+    torch.testing.assert_close(run(cached=True), run(cached=False), atol=1e-6, rtol=1e-5)
+
+
+def test_an_anchored_student_starts_at_no_distance_and_feels_no_pull() -> None:
+    student = Student(small_encoder(), TEACHERS, anchored=True).eval()
+    torch.testing.assert_close(student(images())["distance"], torch.zeros(4), atol=1e-5, rtol=0)
+    away = trained(student)(images())["distance"]
+    assert away is not None and (away > 0.005).all() and (away < 2).all()
+    assert Student(small_encoder(), TEACHERS)(images())["distance"] is None
+
+
+def test_the_anchor_pulls_patch_tokens_back_and_trains_nothing_of_the_base() -> None:
+    student = trained(Student(small_encoder(), TEACHERS, anchored=True, dropout=0.0))
+    assert student.base is not None and not any(p.requires_grad for p in student.base.parameters())
+    learned = [p for p in student.encoder.parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(learned, lr=3e-3)
+    distances = []
+    for _ in range(20):
+        distance = student(images())["distance"].mean()
+        optimiser.zero_grad()
+        distance.backward()
+        optimiser.step()
+        distances.append(float(distance))
+    assert distances[-1] < 0.3 * distances[0]
+
+
 def test_there_is_no_adapter_without_lora(tmp_path: Path) -> None:
     with pytest.raises(PacxError, match="no adapter"):
         Student(small_encoder(), TEACHERS, adaptation="full").save_adapter(tmp_path / "adapter")
@@ -190,6 +262,7 @@ def test_distillation_reaches_every_trainable_weight_and_no_other() -> None:
         ({"ecg": 4}, {"train_norms": "none"}, "all or final"),
         ({"ecg": 4}, {"adaptation": "last", "last_blocks": 3}, "1 to 2"),
         ({"ecg": 4}, {"rank": 0}, "rank 0"),
+        ({"ecg": 4}, {"chunk_size": 0}, "at least 1"),
     ],
 )
 def test_choices_that_do_not_exist_are_refused(teachers: dict[str, int], options: dict[str, Any], message: str) -> None:

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,8 @@ from pacx.data.store import Store
 from pacx.errors import PacxError
 from pacx.models.encoder import load_encoder, weights_hash
 from pacx.models.student import Student
-from pacx.stages.distill import distill, paired_rows
+from pacx.stages.distill import distill
+from pacx.stages.lessons import paired_rows
 from pacx.stages.pairing import cosines, spread
 
 QUICK = {
@@ -90,6 +92,48 @@ def test_rows_that_some_teacher_knows_train_unless_only_complete_ones_are_wanted
     assert complete["num_train"] == runs.true["num_complete"]
 
 
+def test_keeping_half_of_each_teacher_makes_incomplete_pairs_that_train(
+    pairs: Store, encoder_path: Path, banks: list[Path], tmp_path: Path, runs: SimpleNamespace
+):
+    half = {"keep": ["first=0.5", "second=0.5"], "epochs": 2}
+    any_teacher = run(pairs, encoder_path, banks, tmp_path / "any", **half)
+    complete = run(pairs, encoder_path, banks, tmp_path / "complete", complete_only=True, **half)
+    assert complete["num_train"] == any_teacher["num_complete"] < 0.45 * runs.true["num_train"]
+    assert 2 * complete["num_train"] < any_teacher["num_train"] < 0.8 * runs.true["num_train"]
+    for name in ("first", "second"):  # nobody of the test split is forgotten
+        assert any_teacher["teachers"][name]["n"] == runs.true["teachers"][name]["n"]
+
+
+def test_the_options_beyond_the_paper_are_written_where_they_belong(
+    pairs: Store, encoder_path: Path, banks: list[Path], tmp_path: Path
+):
+    options = {
+        "anchor_weight": 1.0, "chunk_size": 32, "standardise": "whiten", "teacher_weights": ["first=0.25"], "epochs": 2,
+    }  # fmt: skip
+    found = run(pairs, encoder_path, banks, tmp_path / "run", **options)
+    assert 0 < found["anchor_distance"] < 0.5
+    heads = load_file(tmp_path / "run" / "heads.safetensors")
+    assert heads["standardisers.first.forward_map"].shape == (16, 16)
+    assert heads["standardisers.second.mean"].abs().max() > 0
+    assert not any(name.startswith(("encoder.", "base.")) for name in heads)
+    assert json.loads((tmp_path / "run" / "heads.json").read_text())["standardise"] == "whiten"
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert not any(name.startswith("student.base.") for name in saved)
+    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train_anchor", "val_anchor"} <= set(header)
+
+
+@pytest.mark.parametrize(
+    "given", [{"keep": ["third=0.5"]}, {"keep": ["first"]}, {"teacher_weights": ["first=-1"]}, {"keep": ["first=2"]}]
+)
+def test_numbers_for_teachers_that_make_no_sense_are_refused_before_anything_is_written(
+    pairs: Store, encoder_path: Path, banks: list[Path], tmp_path: Path, given: dict[str, list[str]]
+):
+    with pytest.raises(PacxError, match=r"first|third"):
+        run(pairs, encoder_path, banks, tmp_path / "run", **given)
+    assert not (tmp_path / "run" / "encoder").exists()
+
+
 def test_holes_change_neither_loss_nor_gradients_nor_measurements(pairs: Store, encoder_path: Path, banks: list[Path]):
     opened = open_banks(banks, pairs)
     garbage = {
@@ -143,7 +187,7 @@ def test_heads_are_kept_apart_from_the_encoder(lora: Path):
     heads = load_file(lora / "heads.safetensors")
     assert "logit_scale" in heads
     assert {name.split(".")[0] for name in heads} == {
-        "image_projection", "teacher_projections", "regressors", "logit_scale",
+        "image_projection", "teacher_projections", "regressors", "standardisers", "logit_scale",
     }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pacx.data.splits import uniform
 from pacx.errors import PacxError
 from pacx.runs import write_json
 
@@ -174,6 +175,28 @@ class Bank:
                 f"Teacher bank '{self.name}' was made from an earlier content of store '{store.name}': the ids agree, "
                 "the content does not. Make the bank again with `pacx bank`."
             )
+
+    def thinned(self, share: float, *, split: ArrayLike, patient: ArrayLike, seed: int) -> Bank:
+        """Forget the embeddings of some patients in training and validation, as if they had never been measured.
+
+        Who is kept depends on the seed, the teacher's name and the patient's id alone: teachers lose different
+        patients, and whoever is kept at one share is kept at any larger one. The test split keeps everybody.
+
+        Args:
+            share: of the patients to keep, in (0, 1].
+            split: (N,) split of each row.
+            patient: (N,) patient of each row.
+            seed: another seed keeps others.
+
+        Raises:
+            PacxError: the share is not in (0, 1].
+        """
+        if not 0 < share <= 1:
+            raise PacxError(f"A share of {share} of the teacher '{self.name}' makes no sense; give one in (0, 1].")
+        people, of_row = np.unique(np.asarray(patient).astype(str), return_inverse=True)
+        kept = np.array([uniform(f"keep:{seed}:{self.name}:{person}") < share for person in people])
+        present = self.present & (kept[of_row] | (np.asarray(split).astype(str) == "test"))
+        return replace(self, present=present, meta={**self.meta, "kept_share": share})
 
     def shuffled(self, split: ArrayLike, *, patient: ArrayLike, seed: int) -> Bank:
         """Deal the embeddings out anew among the rows that have one, within each split: the negative control.

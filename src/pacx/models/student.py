@@ -7,6 +7,11 @@
 * Norms: the paper frees all LayerNorms (`train_norms="all"`), the published code the final one (`"final"`).
 * One projection of the image into the shared space serves all teachers; each teacher has a projection of its own and
   a regression head that predicts its embedding. Any number of teachers.
+* Batches that do not fit: with `chunk_size`, images go through the encoder some at a time and only their embeddings are
+  kept; backwards each chunk is computed once more. All rows of the batch are still each other's negatives, for the
+  memory of one chunk and a forward pass more (gradient caching, Gao et al. 2021; here by PyTorch's checkpointing, which
+  also brings back each chunk's dropout).
+* With `anchored`, the base encoder stays beside the student, and the distance of their patch tokens comes out too.
 * `merged_encoder()` is what remains: a plain encoder in which the adapters have been added to the weights.
 """
 
@@ -22,11 +27,15 @@ import torch
 from jaxtyping import Float
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pacx.errors import PacxError
 from pacx.models.encoder import Encoder
 from pacx.models.heads import projection_head
+from pacx.models.lora import AdaptedBlock, LoraLinear
+from pacx.models.standardise import Standardiser
 from pacx.models.weights import new_folder
+from pacx.objectives import token_distance
 
 __all__ = ["Adaptation", "Student", "StudentOutput", "TrainNorms"]
 
@@ -49,6 +58,8 @@ class StudentOutput(TypedDict):
     """(B, S): its projection into the space shared with all teachers."""
     regression: dict[str, Tensor]
     """By teacher, (B, dimension): the prediction of its embedding."""
+    distance: Tensor | None
+    """(B,): how far the patch tokens are from the base encoder's; None unless the student is anchored."""
 
 
 class Student(nn.Module):
@@ -65,9 +76,13 @@ class Student(nn.Module):
         shared_width: length of the shared space.
         head_dropout: on the way into every head.
         train_norms: with `lora`, which norms to train: `all`, or the `final` one.
+        chunk_size: images that go through the encoder at a time in training; None = the whole batch.
+        anchored: measure the distance of patch tokens to those of `encoder`.
 
     Attributes:
         encoder: the adapted encoder; with `lora` its `vit` is a `peft.PeftModel`.
+        base: the encoder that it started from, frozen; None unless anchored.
+        standardisers: by teacher, what its embeddings go through before anything else (`pacx.models.standardise`).
 
     Raises:
         PacxError: no teachers, a name that cannot be used, or a choice that does not exist.
@@ -86,10 +101,16 @@ class Student(nn.Module):
         shared_width: int = 256,
         head_dropout: float = 0.2,
         train_norms: TrainNorms = "all",
+        chunk_size: int | None = None,
+        anchored: bool = False,
     ) -> None:
         super().__init__()
         _check_teachers(teachers)
+        if chunk_size is not None and chunk_size < 1:
+            raise PacxError(f"Found chunk_size = {chunk_size}; give the number of images at a time, at least 1.")
         self.adaptation = adaptation
+        self.chunk_size = chunk_size
+        self.base = copy.deepcopy(encoder).requires_grad_(False) if anchored else None
         self.encoder = copy.deepcopy(encoder)
         if adaptation == "lora":
             _add_lora(self.encoder, rank=rank, alpha=alpha, dropout=dropout, train_norms=train_norms)
@@ -107,23 +128,43 @@ class Student(nn.Module):
         self.regressors = nn.ModuleDict(
             {name: projection_head(width, dim, dropout=head_dropout) for name, dim in teachers.items()}
         )
+        self.standardisers = nn.ModuleDict({name: Standardiser(dim) for name, dim in teachers.items()})
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / FIRST_TEMPERATURE)))
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> StudentOutput:
         """Embed normalised images, project them, and predict every teacher's embedding."""
-        embedding = self.encoder(images)
+        embedding, distance = self._encode(images)
         return {
             "embedding": embedding,
             "shared": self.image_projection(embedding),
             "regression": {name: head(embedding) for name, head in self.regressors.items()},
+            "distance": distance,
         }
+
+    def _encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return embeddings (B, D) and distances (B,), in chunks where that saves memory."""
+        if self.chunk_size is None or len(images) <= self.chunk_size or not torch.is_grad_enabled():
+            return self._encode_chunk(images)
+        parts = [
+            checkpoint(self._encode_chunk, part, use_reentrant=False) for part in torch.split(images, self.chunk_size)
+        ]
+        embeddings, distances = zip(*parts, strict=True)
+        return torch.cat(embeddings), None if self.base is None else torch.cat(distances)
+
+    def _encode_chunk(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.base is None:
+            return self.encoder(images), None
+        tokens = self.encoder.tokens(images)
+        with torch.no_grad():
+            before = self.base.tokens(images)
+        return tokens[:, 0], token_distance(tokens[:, 1:], before[:, 1:])
 
     def project_teacher(self, name: str, embedding: Float[Tensor, "B D"]) -> Float[Tensor, "B S"]:
         """Project a teacher's embeddings into the shared space.
 
         Args:
             name: of the teacher.
-            embedding: as its bank holds them. Rows that lack the modality must hold finite numbers, zeros for
+            embedding: standardised (`standardisers`). Rows that lack the modality must hold finite numbers, zeros for
                 instance: they take no part in the loss, but 0 x NaN would spoil the gradient.
         """
         projected: Tensor = self.teacher_projections[name](embedding)
@@ -179,7 +220,10 @@ def _add_lora(encoder: Encoder, *, rank: int, alpha: int, dropout: float, train_
         # PEFT matches the end of a name, so "norm" also wraps timm's unused q_norm and k_norm, which have no weights.
         modules_to_save=NORMS[train_norms],
     )
+    config._register_custom_module({nn.Linear: LoraLinear})
     encoder.vit = get_peft_model(encoder.vit, config)
+    for block in encoder.vit.blocks:
+        AdaptedBlock.adopt(block)
 
 
 def _free_last_blocks(encoder: Encoder, num_blocks: int) -> None:

@@ -9,6 +9,10 @@
 * AdamW, warm-up and a cosine down to 1 % of the peak, gradients clipped at norm 1. Augmentation without flips: the
   heart stays on its side.
 * Validation runs over the whole validation split; the epoch with the lowest validation loss is kept.
+* Not in the paper: `standardise` takes away what a teacher says of everybody; `patient_aware` spares the student
+  telling two X-rays of one patient apart; `anchor_weight` holds the patch tokens, which the losses do not look at, near
+  those of the base encoder; `chunk_size` lets batches of hundreds fit a small device; `keep` forgets a share of a
+  teacher's rows, to see what holes cost.
 * `shuffle_teachers` is the negative control: the pairing of images and teachers is destroyed within each split, all
   else stays. Retrieval against the true bank must then be at chance, and whatever a probe still gains does not come
   from physiology.
@@ -18,30 +22,21 @@ Weights of the two terms: the paper gives none, the authors' command line had .5
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from pacx import __version__
-from pacx.data.bank import Bank, open_banks
+from pacx.data.bank import open_banks
 from pacx.data.batches import Augment, StoreDataset, make_loader
 from pacx.data.store import Store
-from pacx.models.encoder import Encoder, load_encoder, save_encoder, weights_hash
+from pacx.models.encoder import load_encoder, weights_hash
+from pacx.models.standardise import Standardise, fit_standardiser
 from pacx.models.student import Adaptation, Student, TrainNorms
-from pacx.models.weights import save_tensors
-from pacx.runs import RunFolder, open_run, write_json
+from pacx.runs import open_run
 from pacx.stages.distillation import Distillation
-from pacx.stages.pairing import Paired, join, search
-from pacx.stages.provenance import training_data
+from pacx.stages.distilled import judge, keep_student, sizes
+from pacx.stages.lessons import by_teacher, plan_lessons
+from pacx.stages.pairing import COLLAPSED
 from pacx.stages.run import (
     Precision,
     Resume,
@@ -51,18 +46,13 @@ from pacx.stages.run import (
     fit,
     load_weights,
     make_trainer,
-    predict,
     resume_path,
     seed_everything,
 )
-from pacx.statistics import bootstrap_mean
 
-__all__ = ["distill", "paired_rows"]
+__all__ = ["distill"]
 
 log = logging.getLogger("pacx")
-
-_COLLAPSED = 0.02
-"""spread of the image embeddings below which they are all but one point"""
 
 
 def distill(
@@ -80,12 +70,18 @@ def distill(
     head_dropout: float = 0.2,
     contrastive_weight: float = 1.0,
     regression_weight: float = 1.0,
+    anchor_weight: float = 0.0,
+    teacher_weights: list[str] | None = None,
     label_smoothing: float = 0.02,
+    standardise: Standardise = "none",
+    patient_aware: bool = True,
     complete_only: bool = False,
+    keep: list[str] | None = None,
     shuffle_teachers: bool = False,
     augment: bool = True,
     epochs: int = 50,
     batch_size: int = 500,
+    chunk_size: int | None = None,
     learning_rate: float = 1e-4,
     weight_decay: float = 0.05,
     warmup_epochs: float = 5.0,
@@ -117,12 +113,20 @@ def distill(
         head_dropout: dropout on the way into every head.
         contrastive_weight: weight of the contrastive term; 0 leaves it out.
         regression_weight: weight of the regression term; 0 leaves it out.
+        anchor_weight: weight of the distance of patch tokens to those of the encoder it started from; 0 leaves it out.
+        teacher_weights: weight of a teacher within both terms, as in `ecg=1 labs=0.5`; 1 where none is given.
         label_smoothing: of the contrastive term.
+        standardise: what the teachers' embeddings go through first, fitted on the training rows: none, centre, or
+            whiten.
+        patient_aware: another X-ray of the same patient is no negative; false treats it as any other row, as the
+            published code does.
         complete_only: train only on rows that every teacher knows, as in the paper.
+        keep: share of the patients whose embeddings of a teacher are kept for training and validation, as in `ecg=0.5`.
         shuffle_teachers: negative control: destroy the pairing of images and teachers.
         augment: crop, turn, blur and erase training images (no flip).
         epochs: passes over the training rows.
         batch_size: rows per step and device, all of them each other's negatives; no more than there are.
+        chunk_size: images that go through the encoder at a time; less memory, the same gradients, a forward pass more.
         learning_rate: peak learning rate.
         weight_decay: AdamW decay of matrices.
         warmup_epochs: linear warm-up, in epochs.
@@ -146,25 +150,29 @@ def distill(
         cohort = Store.open(store)
         base = load_encoder(encoder)
         true = open_banks(banks, cohort)
+        weights = by_teacher(teacher_weights, true, option="teacher_weights")
         run.read("store", path=store, name=cohort.name, hash=cohort.content_hash)
         run.read("encoder", path=encoder, hash=weights_hash(base))
         run.read("banks", **{name: bank.meta.get("weights_hash") for name, bank in true.items()})
-        rows = {split: paired_rows(cohort, true, split, complete_only=complete_only) for split in _SPLITS}
-        taught = true
-        if shuffle_teachers:
-            split = cohort.manifest["split"].to_numpy(dtype=str)
-            patient = cohort.manifest["patient_id"]
-            taught = {name: bank.shuffled(split, patient=patient, seed=seed) for name, bank in true.items()}
+        lessons = plan_lessons(
+            cohort, true, complete_only=complete_only, keep=keep, shuffle=shuffle_teachers, seed=seed
+        )
+        taught, rows = lessons.banks, lessons.rows
         seed_everything(seed)
         student = Student(
             base, {name: bank.dim for name, bank in true.items()}, adaptation=adaptation, rank=rank, alpha=alpha,
             dropout=lora_dropout, last_blocks=last_blocks, shared_width=shared_width, head_dropout=head_dropout,
-            train_norms=train_norms,
+            train_norms=train_norms, chunk_size=chunk_size, anchored=anchor_weight > 0,
         )  # fmt: skip
+        for name in taught:
+            student.standardisers[name] = fit_standardiser(lessons.embeddings(name, "train"), standardise)
         module = Distillation(
-            student, taught, image_ids=cohort.manifest["image_id"].tolist(), contrastive_weight=contrastive_weight,
-            regression_weight=regression_weight, label_smoothing=label_smoothing, learning_rate=learning_rate,
-            weight_decay=weight_decay, warmup_epochs=warmup_epochs,
+            student, taught, image_ids=cohort.manifest["image_id"].tolist(),
+            patient=lessons.patient if patient_aware else None,
+            contrastive_weight=contrastive_weight, regression_weight=regression_weight, anchor_weight=anchor_weight,
+            teacher_weights=weights,
+            label_smoothing=label_smoothing, learning_rate=learning_rate, weight_decay=weight_decay,
+            warmup_epochs=warmup_epochs,
         )  # fmt: skip
         batch_size = clip_batch_size(batch_size, len(rows["train"]))
         loaders = {
@@ -192,13 +200,13 @@ def distill(
         fit(trainer, module, loaders["train"], loaders.get("val"), resume=resume_path(run, resume))
         load_weights(module, best_path(run))
         judged = "test" if "test" in loaders else "val" if "val" in loaders else "train"
-        results = _judge(trainer, module, true, loaders, cohort, judged=judged, seed=seed)
-        if results["embedding_spread"] < _COLLAPSED:
+        results = judge(trainer, module, true, loaders, cohort, judged=judged, seed=seed)
+        if results["embedding_spread"] < COLLAPSED:
             log.warning(
                 "distill: the student has collapsed: all images have nearly the same embedding (spread %.4f of 1). "
                 "Lower --learning_rate, or give more pairs.", results["embedding_spread"],
             )  # fmt: skip
-        _keep(run, module.student.cpu().eval(), base, true, cohort, arguments)
+        keep_student(run, module.student.cpu().eval(), base, true, cohort, arguments)
         table = epoch_table(trainer)
         return run.finish(
             {
@@ -210,106 +218,7 @@ def distill(
                 "steps": int(table.last("step")),
                 "images_per_second": table.images_per_second,
                 "num_train": len(rows["train"]),
-                "num_complete": len(paired_rows(cohort, true, "train", complete_only=True)),
-                **_sizes(module.student),
+                "num_complete": lessons.num_complete,
+                **sizes(module.student),
             }
         )
-
-
-_SPLITS = ("train", "val", "test")
-
-
-def paired_rows(store: Store, banks: Mapping[str, Bank], split: str, *, complete_only: bool) -> NDArray[np.int64]:
-    """Return the rows of a split with an image and one teacher at least, or all teachers."""
-    rows = store.rows(split, needs=("image",))
-    present = np.stack([bank.present[rows] for bank in banks.values()])
-    return rows[present.all(axis=0) if complete_only else present.any(axis=0)]
-
-
-def _judge(
-    trainer: L.Trainer,
-    module: Distillation,
-    true: Mapping[str, Bank],
-    loaders: Mapping[str, Any],
-    store: Store,
-    *,
-    judged: str,
-    seed: int,
-) -> dict[str, Any]:
-    """Measure the kept student: on validation as it was trained, and on unseen rows against the true banks."""
-    watched = "val" if "val" in loaders else judged
-    measured = module.measure(join(predict(trainer, module, loaders[watched])))
-    module.banks = true
-    made = join(predict(trainer, module, loaders[judged]))
-    patient = store.manifest["patient_id"].to_numpy(dtype=str)[made["index"].numpy()]
-    teachers = {}
-    for name, terms in made["teachers"].items():
-        pair = Paired(**terms)
-        cosine = torch.cosine_similarity(pair.predicted, pair.embedding, dim=-1)[pair.present].double().numpy()
-        teachers[name] = {
-            **search(made["shared"], pair, patient, seed=seed),
-            "regression_cosine": bootstrap_mean(cosine, patient[pair.present.numpy()], seed=seed),
-        }
-    return {
-        "val_loss": measured["loss"] if "val" in loaders else float("nan"),
-        "temperature": 1 / float(module.student.scale().detach()),
-        "positive_cosine": _mean([measured[f"positive_cosine/{name}"] for name in true]),
-        "negative_cosine": _mean([measured[f"negative_cosine/{name}"] for name in true]),
-        "embedding_spread": measured["spread"],
-        "retrieval_split": judged,
-        "teachers": teachers,
-    }
-
-
-def _mean(values: list[float]) -> float:
-    known = [value for value in values if math.isfinite(value)]
-    return sum(known) / len(known) if known else float("nan")
-
-
-def _sizes(student: Student) -> dict[str, int]:
-    learned = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    in_encoder = [parameter for parameter in student.encoder.parameters() if parameter.requires_grad]
-    return {
-        "trainable_parameters": sum(parameter.numel() for parameter in learned),
-        "trainable_encoder_parameters": sum(parameter.numel() for parameter in in_encoder),
-        "total_parameters": sum(parameter.numel() for parameter in student.parameters()),
-    }
-
-
-def _keep(
-    run: RunFolder,
-    student: Student,
-    base: Encoder,
-    banks: Mapping[str, Bank],
-    store: Store,
-    arguments: Mapping[str, Any],
-) -> None:
-    """Write the merged encoder, the adapter, and the heads."""
-    merged = student.merged_encoder()
-    facts = [
-        {key: bank.meta.get(key) for key in ("teacher", "kind", "weights_hash", "preprocessing", "store")}
-        for bank in banks.values()
-    ]
-    provenance = {
-        "method": f"distillation from {', '.join(banks)} ({arguments['adaptation']}), {arguments['epochs']} epochs",
-        "parent": {"hash": weights_hash(base), "provenance": base.config.provenance},
-        "teachers": facts,
-        "shuffled_teachers": arguments["shuffle_teachers"],
-        "data": training_data(store),
-        "pacx_version": __version__,
-    }
-    merged.config = replace(merged.config, provenance=json.loads(json.dumps(provenance)))
-    save_encoder(merged, run.artefact("encoder", "encoder"))
-    if arguments["adaptation"] == "lora":
-        student.save_adapter(run.artefact("adapter", "adapter"))
-    heads = {key: value for key, value in student.state_dict().items() if not key.startswith("encoder.")}
-    save_tensors(heads, run.artefact("heads", "heads.safetensors"))
-    write_json(
-        run.path / "heads.json",
-        {
-            "shared_width": arguments["shared_width"],
-            "teachers": {name: bank.dim for name, bank in banks.items()},
-            "encoder_hash": weights_hash(merged),
-            "banks": facts,
-        },
-    )

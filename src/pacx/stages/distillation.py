@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pacx.data.bank import Bank
 from pacx.models.student import Student
 from pacx.objectives import TeacherTerms, distillation_loss, gather_rows, joint_distillation_loss
-from pacx.stages.pairing import Paired, cosines, hits, join, spread
+from pacx.stages.pairing import COLLAPSED, Paired, cosines, hits, join, spread
 from pacx.stages.run import LossGuard, adamw_with_warmup
 
 __all__ = ["Distillation"]
+
+log = logging.getLogger("pacx")
 
 
 class Distillation(L.LightningModule):
@@ -25,8 +29,11 @@ class Distillation(L.LightningModule):
         student: adapted encoder and heads.
         banks: what each teacher says, by name.
         image_ids: the store's ids by row, to name images whose loss is not finite.
+        patient: (N,) a number for each row's patient, so that a patient's rows are no negatives; None = they are.
         contrastive_weight: weight of the contrastive term.
         regression_weight: weight of the regression term.
+        anchor_weight: weight of the distance of patch tokens to the base encoder's; the student must be anchored.
+        teacher_weights: of the teachers within both terms; 1 where none is given.
         label_smoothing: of the contrastive term.
         learning_rate: peak learning rate.
         weight_decay: decay of matrices.
@@ -39,8 +46,11 @@ class Distillation(L.LightningModule):
         banks: Mapping[str, Bank],
         *,
         image_ids: list[str],
+        patient: NDArray[Any] | None = None,
         contrastive_weight: float,
         regression_weight: float,
+        anchor_weight: float = 0.0,
+        teacher_weights: Mapping[str, float] | None = None,
         label_smoothing: float,
         learning_rate: float,
         weight_decay: float,
@@ -50,13 +60,19 @@ class Distillation(L.LightningModule):
         self.student = student
         self.banks = banks
         self.guard = LossGuard(image_ids)
-        self.contrastive_weight = contrastive_weight
-        self.regression_weight = regression_weight
-        self.label_smoothing = label_smoothing
+        self.patient = patient
+        self.weights = {
+            "contrastive_weight": contrastive_weight,
+            "regression_weight": regression_weight,
+            "anchor_weight": anchor_weight,
+            "teacher_weights": dict(teacher_weights or {}),
+            "label_smoothing": label_smoothing,
+        }
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup_epochs = warmup_epochs
         self._seen: list[dict[str, Any]] = []
+        self._warned = False
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compare images with their teachers; the guard sees to losses that are not finite."""
@@ -78,7 +94,11 @@ class Distillation(L.LightningModule):
         loader: Any = self.trainer.val_dataloaders
         made = _of_all_processes(join(self._seen), num_rows=loader.sampler.num_rows)
         self._seen = []
-        self.log_dict({f"val_{key}": value for key, value in self.measure(made).items()}, sync_dist=True)
+        found = self.measure(made)
+        self.log_dict({f"val_{key}": value for key, value in found.items()}, sync_dist=True)
+        if found["spread"] < COLLAPSED and not self._warned and not self.trainer.sanity_checking:
+            self._warned = True
+            log.warning("distill: all validation images have nearly the same embedding (spread %.4f).", found["spread"])
         self.log("temperature", 1 / self.student.scale().detach(), sync_dist=True)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
@@ -89,30 +109,37 @@ class Distillation(L.LightningModule):
         """Run student and projections over a batch.
 
         Returns:
-            index (B,), shared (B, S), and teachers {name: {projected, predicted, embedding, present}}.
+            index (B,), shared (B, S), teachers {name: {projected, predicted, embedding, present}}, and where they are
+            wanted patient (B,) and distance (B,).
         """
         output = self.student(batch["image"])
         rows = batch["index"].cpu().numpy()
         teachers = {}
         for name, bank in self.banks.items():
-            embedding = torch.from_numpy(bank.embeddings[rows]).to(self.device)
+            embedding = self.student.standardisers[name](torch.from_numpy(bank.embeddings[rows]).to(self.device))
             teachers[name] = {
                 "projected": self.student.project_teacher(name, embedding),
                 "predicted": output["regression"][name],
                 "embedding": embedding,
                 "present": torch.from_numpy(bank.present[rows]).to(self.device),
             }
-        return {"index": batch["index"], "shared": output["shared"], "teachers": teachers}
+        made = {"index": batch["index"], "shared": output["shared"], "teachers": teachers}
+        if self.patient is not None:
+            made["patient"] = torch.from_numpy(self.patient[rows]).to(self.device)
+        if output["distance"] is not None:
+            made["distance"] = output["distance"]
+        return made
 
     def loss(self, made: dict[str, Any]) -> dict[str, Tensor]:
         """Compute the objective over what `forward` made here and on the other processes."""
-        return distillation_loss(*self._terms(made), **self._weights())
+        return distillation_loss(*self._terms(made), **self._settings(made))
 
     @torch.no_grad()
     def measure(self, made: dict[str, Any]) -> dict[str, float]:
         """Return loss and its parts, cosines, retrieval and spread over a whole split, all of which is here."""
         found = {
-            key: float(value) for key, value in joint_distillation_loss(*self._terms(made), **self._weights()).items()
+            key: float(value)
+            for key, value in joint_distillation_loss(*self._terms(made), **self._settings(made)).items()
         }
         for name, terms in made["teachers"].items():
             pair = Paired(**terms)
@@ -145,13 +172,9 @@ class Distillation(L.LightningModule):
     def _terms(self, made: dict[str, Any]) -> tuple[Tensor, dict[str, TeacherTerms]]:
         return made["shared"], {name: TeacherTerms(**terms) for name, terms in made["teachers"].items()}
 
-    def _weights(self) -> dict[str, Any]:
-        return {
-            "scale": self.student.scale(),
-            "contrastive_weight": self.contrastive_weight,
-            "regression_weight": self.regression_weight,
-            "label_smoothing": self.label_smoothing,
-        }
+    def _settings(self, made: dict[str, Any]) -> dict[str, Any]:
+        given = {"patient": made.get("patient"), "anchor": made.get("distance")}
+        return {"scale": self.student.scale(), **self.weights, **given}
 
     def _frozen(self) -> set[str]:
         return {name for name, parameter in self.named_parameters() if not parameter.requires_grad}

@@ -20,7 +20,11 @@ from torch import Tensor
 
 from pacx.statistics import retrieval, retrieval_hits
 
-__all__ = ["Paired", "cosines", "hits", "join", "search", "spread"]
+__all__ = ["COLLAPSED", "Paired", "cosines", "hits", "join", "search", "spread"]
+
+
+COLLAPSED = 0.02
+"""spread of the image embeddings below which they are all but one point"""
 
 
 @dataclass(frozen=True)

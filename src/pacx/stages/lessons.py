@@ -1,0 +1,101 @@
+"""Who teaches what to which rows: the plan of a distillation, holes and controls included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pacx.data.bank import Bank
+from pacx.data.manifest import SPLITS
+from pacx.data.store import Store
+from pacx.errors import PacxError
+
+__all__ = ["Lessons", "by_teacher", "paired_rows", "plan_lessons"]
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What the teachers say, and to whom."""
+
+    banks: Mapping[str, Bank]
+    """by teacher, as the student is taught: thinned, shuffled"""
+    rows: Mapping[str, NDArray[np.int64]]
+    """by split, the store rows with an image and a teacher"""
+    patient: NDArray[np.int64]
+    """(N,) a number for the patient of each store row"""
+
+    @property
+    def num_complete(self) -> int:
+        """Count the training rows that every teacher knows."""
+        rows = self.rows["train"]
+        return int(np.stack([bank.present[rows] for bank in self.banks.values()]).all(axis=0).sum())
+
+    def embeddings(self, name: str, split: str) -> NDArray[np.float32]:
+        """Return what one teacher says of the rows of a split that it knows, (n, D)."""
+        bank, rows = self.banks[name], self.rows[split]
+        return np.asarray(bank.embeddings[rows[bank.present[rows]]])
+
+
+def plan_lessons(
+    store: Store,
+    banks: Mapping[str, Bank],
+    *,
+    complete_only: bool = False,
+    keep: Sequence[str] | None = None,
+    shuffle: bool = False,
+    seed: int = 0,
+) -> Lessons:
+    """Choose the rows, after the teachers have forgotten what they are to forget; then shuffle if asked.
+
+    Args:
+        store: the store that the banks belong to.
+        banks: by teacher.
+        complete_only: leave out rows that a teacher does not know.
+        keep: shares of patients to keep, as in `ecg=0.5`.
+        shuffle: deal each teacher's embeddings out anew within each split.
+        seed: of both.
+
+    Raises:
+        PacxError: a share that makes no sense, or of a teacher that is not there; nobody left to train on.
+    """
+    split, patient = store.manifest["split"].to_numpy(dtype=str), store.manifest["patient_id"].to_numpy(dtype=str)
+    shares = by_teacher(keep, banks, option="keep")
+    taught = {
+        name: bank.thinned(shares.get(name, 1.0), split=split, patient=patient, seed=seed)
+        for name, bank in banks.items()
+    }
+    rows = {part: paired_rows(store, taught, part, complete_only=complete_only) for part in SPLITS}
+    if shuffle:
+        taught = {name: bank.shuffled(split, patient=patient, seed=seed) for name, bank in taught.items()}
+    return Lessons(taught, rows, np.unique(patient, return_inverse=True)[1].astype(np.int64))
+
+
+def by_teacher(given: Sequence[str] | None, banks: Mapping[str, Bank], *, option: str) -> dict[str, float]:
+    """Read numbers for teachers, as in `ecg=0.5`.
+
+    Raises:
+        PacxError: not NAME=NUMBER, a number below 0, or no such teacher.
+    """
+    numbers = {}
+    for text in given or []:
+        name, _, number = text.partition("=")
+        try:
+            numbers[name] = float(number)
+        except ValueError:
+            numbers[name] = -1.0
+        if name not in banks or not numbers[name] >= 0:
+            raise PacxError(
+                f"--{option} {text}: give TEACHER=NUMBER, a number of at least 0, for teachers among "
+                f"{', '.join(banks)}, as in {next(iter(banks))}=0.5."
+            )
+    return numbers
+
+
+def paired_rows(store: Store, banks: Mapping[str, Bank], split: str, *, complete_only: bool) -> NDArray[np.int64]:
+    """Return the rows of a split with an image and one teacher at least, or all teachers."""
+    rows = store.rows(split, needs=("image",))
+    present = np.stack([bank.present[rows] for bank in banks.values()])
+    return rows[present.all(axis=0) if complete_only else present.any(axis=0)]
