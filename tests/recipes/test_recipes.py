@@ -28,11 +28,13 @@ TINY: dict[str, dict[str, Any]] = {
                  "decoder_heads": 2, "epochs": 2, "warmup_epochs": 1, "batch_size": 16, "workers": 0},
     "fit-ecg": {"epochs": 1, "warmup_epochs": 0},
     "fit-labs": {"epochs": 2, "warmup_steps": 1, "hidden": 32, "dim": 16},
-    "distill": {"epochs": 2, "warmup_epochs": 1, "batch_size": 16},
+    "distill": {"epochs": 2, "warmup_epochs": 1, "batch_size": 16, "workers": 0},
     "probe": {"seeds": 1, "draws": 20, "fractions": [1.0]},
     "align": {"draws": 20},
     "segment": {"epochs": 3, "warmup_epochs": 1, "batch_size": 8, "train_images": 16},
     "explain": {"draws": 20, "num_images": 8, "num_figures": 2},
+    "physiology": {"draws": 20},
+    "pool": {"draws": 20},
     "report": {},
     "bank": {},
 }  # fmt: skip
@@ -55,7 +57,7 @@ def tiny(recipe: Path, folder: Path) -> Path:
 )
 def test_every_step_of_a_shipped_recipe_fits_its_command(recipe: Path, tmp_path: Path) -> None:
     roots = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("roots") or {}
-    plan = read_recipe(recipe, out=tmp_path, roots=dict.fromkeys(roots, tmp_path))
+    plan = read_recipe(recipe, out=tmp_path, roots=dict.fromkeys(roots, tmp_path), planned_only=True)
     assert plan.steps[-1].command == "report"
 
 
@@ -152,6 +154,22 @@ def test_the_study_of_real_pre_training_runs_to_its_report(tmp_path: Path) -> No
     run(recipe, out=tmp_path / "out", root=[f"data={SHARED}"])
     scores = read_result(tmp_path / "out" / "probe-mae")["results"]["scores"]
     assert {score["task"] for score in scores} == {"view", "sex", "pneumonia"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the open sample is not beside the repository (../shared/data)")
+def test_the_study_of_hannover_labs_runs_on_the_folds_of_real_pre_training(tmp_path: Path) -> None:
+    before = tiny(RECIPES / "studies" / "real-pretraining.yaml", tmp_path)
+    run(before, out=tmp_path / "mae", root=[f"data={SHARED}"])
+    recipe = tiny(RECIPES / "studies" / "hannover-labs.yaml", tmp_path)
+    run(recipe, out=tmp_path / "out", root=[f"data={SHARED}", f"mae={tmp_path / 'mae'}"])
+    report = json.loads((tmp_path / "out" / "report" / "report.json").read_text(encoding="utf-8"))
+    (part,) = report["physiology"]
+    labs = {one["encoder"]: {lab["lab"] for lab in one["labs"]} for one in part["encoders"]}
+    assert set(labs) == {"random", "mae", "pacx", "pacx-own", "pacx (heads)", "pacx-own (heads)"}
+    assert {"crp", "po2", "ldh"} <= labs["pacx"]
+    assert labs["pacx (heads)"] == {"crp", "pco2", "po2"}
+    assert {row["lab"] for row in part["differences"] if row["encoder"] == "pacx"} >= {"crp", "po2", "ldh"}
 
 
 @pytest.mark.slow
