@@ -44,14 +44,15 @@ def _section(name: str, report: dict[str, Any]) -> list[str]:
         "### In short\n",
         "| question | result | |",
         "|---|---|---|",
-        *(_finding(finding) for finding in report["findings"]),
+        *(finding_row(finding) for finding in report["findings"]),
     ]
     for part in report["probes"]:
         lines += _probes(part)
     return lines
 
 
-def _finding(finding: dict[str, Any]) -> str:
+def finding_row(finding: dict[str, Any]) -> str:
+    """Write a finding of a report as a row of a table: question, result, statement."""
     digits = ".3f" if finding["kind"] in {"auroc", "dice"} else ".1f"
     scale = 1 if finding["kind"] in {"auroc", "dice"} else 100
     numbers = [finding[key] for key in ("value", "low", "high")]

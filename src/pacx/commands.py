@@ -49,7 +49,11 @@ COMMANDS: dict[str, Command] = {
     "distill": Command("pacx.stages.distill:distill", "distil teachers into the X-ray encoder", "train", "train"),
     "segment": Command("pacx.stages.segment:segment", "train a mask decoder on frozen tokens", "train", "train"),
     "probe": Command("pacx.evaluation.probe:probe", "linear probes on frozen features", "judge", "train"),
+    "pool": Command("pacx.evaluation.pool:pool", "join the probes of several seeds or folds", "judge", "train"),
     "align": Command("pacx.evaluation.alignment:align", "how much of a teacher an encoder knows", "judge", "train"),
+    "physiology": Command(
+        "pacx.evaluation.physiology:physiology", "laboratory values read off lone X-rays", "judge", "train"
+    ),
     "explain": Command("pacx.evaluation.attention:explain", "where an encoder looks", "judge", "train"),
     "reconstruct": Command(
         "pacx.stages.reconstruct:reconstruct", "show what a masked autoencoder fills in", "judge", "train"

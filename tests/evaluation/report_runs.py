@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pacx.evaluation.pool import pool
 from pacx.evaluation.scoring import summarise
 from pacx.runs import open_run
 from pacx.statistics import bootstrap_mean, retrieval
@@ -18,7 +20,9 @@ TASKS = {
     "lvh_or_dilation": "physiology", "heart_failure": "physiology", "renal_failure": "physiology",
     "copd": "physiology", "nodule": "control", "device": "control",
 }  # fmt: skip
-SKILL = {"random": 0.25, "mae": 0.8, "pacx": 1.15, "pacx-shuffled": 0.78}
+SKILL = {
+    "random": 0.25, "mae": 0.8, "pacx": 1.15, "pacx-shuffled": 0.78, "pacx-no-ecg": 0.95, "pacx-contrastive-only": 1.05
+}  # fmt: skip
 FRACTIONS = (0.01, 0.1, 1.0)
 
 
@@ -29,7 +33,7 @@ def make_runs(root: Path, *, num_test: int = 160, draws: int = 200) -> Path:
     teachers(root)
     for name in ("pacx", "pacx-shuffled"):
         distill(root, name)
-    for name in SKILL:
+    for name in ("random", "mae", "pacx", "pacx-shuffled"):
         probe(root, name, num_test=num_test, draws=draws)
     for name in ("random", "mae", "pacx"):
         align(root, name)
@@ -37,6 +41,18 @@ def make_runs(root: Path, *, num_test: int = 160, draws: int = 200) -> Path:
         explain(root, name)
     for name in ("random", "mae", "pacx"):
         segment(root, name)
+    return root
+
+
+def make_arms(root: Path, arms: Sequence[str], *, seeds: int = 2, num_test: int = 120, draws: int = 50) -> Path:
+    """Write an ablation: each arm distilled and probed with several seeds, and pooled; probes of random and MAE."""
+    for name in ("random", "mae"):
+        probe(root, name, num_test=num_test, draws=draws)
+    for arm in arms:
+        for seed in range(seeds):
+            distill(root, f"{arm}-{seed}")
+            probe(root, f"{arm}-{seed}", num_test=num_test, draws=draws)
+        pool(runs=[root / f"probe-{arm}-{seed}" for seed in range(seeds)], out=root / f"pool-{arm}", draws=draws)
     return root
 
 
@@ -120,7 +136,7 @@ def teachers(root: Path) -> None:
 
 
 def distill(root: Path, name: str) -> None:
-    shuffled = name.endswith("shuffled")
+    shuffled, number = "shuffled" in name, int(name[-1]) if name[-1].isdigit() else 0
     config = {
         "store": f"{root}/cohort", "encoder": f"{root}/mae/encoder", "shuffle_teachers": shuffled,
         "banks": [f"{root}/ecg-bank", f"{root}/labs-bank"],
@@ -130,7 +146,7 @@ def distill(root: Path, name: str) -> None:
         write_metrics(run.path, start=4.0, end=3.6 if shuffled else 2.4)
         found = {}
         for seed, teacher in enumerate(("ecg", "labs")):
-            signal, noise = np.random.default_rng(seed).normal(size=(2, 200, 8))
+            signal, noise = np.random.default_rng(seed + 10 * number).normal(size=(2, 200, 8))
             ways = {
                 way: retrieval(signal, noise if shuffled else signal * 0.55 + noise, draws=100)
                 for way in ("image_to_teacher", "teacher_to_image")
@@ -142,7 +158,7 @@ def distill(root: Path, name: str) -> None:
             {
                 "val_loss": 2.4, "temperature": 0.08, "positive_cosine": 0.41, "negative_cosine": 0.02,
                 "embedding_spread": 0.83, "shuffled_teachers": shuffled, "teachers": found,
-                "trainable_parameters": 90_000, "total_parameters": 1_640_000,
+                "trainable_parameters": 90_000, "total_parameters": 1_640_000, "images_per_second": 100.0 + number,
             }
         )  # fmt: skip
 
@@ -155,7 +171,11 @@ def predictions(name: str, *, num_test: int) -> pd.DataFrame:
         target = (shared.random(num_test) < 0.25).astype(float)
         common = shared.normal(size=num_test)
         own = np.random.default_rng([sum(map(ord, name)), number])
-        skill = SKILL[name] if group == "physiology" else SKILL["random" if name == "random" else "mae"]
+        skill = (
+            SKILL[name.rstrip("-0123456789")]
+            if group == "physiology"
+            else SKILL["random" if name == "random" else "mae"]
+        )
         for fraction in FRACTIONS:
             for seed in range(1 if fraction == 1.0 else 2):
                 if task == "device" and fraction == 0.01:
@@ -179,6 +199,7 @@ def probe(root: Path, name: str, *, num_test: int, draws: int) -> None:
     config = {"store": f"{root}/cohort", "encoder": encoder_path(root, name), "seeds": 2, "tasks": None}
     with open_run(root / f"probe-{name}", command="probe", config=config) as run:
         run.read("store", path=f"{root}/cohort", **STORE)
+        run.read("encoder", path=encoder_path(root, name), name=name, hash=f"weights of {name}")
         table = predictions(name, num_test=num_test)
         table.to_parquet(run.artefact("predictions", "predictions.parquet"))
         scored = summarise(table, draws=draws).mean

@@ -23,7 +23,7 @@ from pacx.evaluation.report import report
 from pacx.evaluation.reporting.charts import nice_scale, tight_scale
 from pacx.evaluation.reporting.collect import without_machine_paths
 from pacx.evaluation.reporting.encoders import display_name
-from pacx.evaluation.reporting.probes import mean_difference
+from pacx.evaluation.reporting.group_scores import GroupScores
 from pacx.evaluation.reporting.wording import count, decimal, duration, signed, verdict
 from pacx.runs import open_run
 
@@ -45,6 +45,10 @@ def page(made: Path) -> str:
 def numbers(made: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((made / "report" / "report.json").read_text(encoding="utf-8"))
     return content
+
+
+def mean_difference(a: pd.DataFrame, b: pd.DataFrame, tasks: dict[str, str], *, fraction: float) -> dict[str, Any]:
+    return GroupScores({"a": a, "b": b}).difference("a", "b", tasks, fraction=fraction)
 
 
 def rows(table: list[dict[str, Any]], **wanted: object) -> list[dict[str, Any]]:

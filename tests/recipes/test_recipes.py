@@ -152,8 +152,30 @@ def test_the_open_sample_recipe_runs_to_its_report(tmp_path: Path) -> None:
 def test_the_study_of_real_pre_training_runs_to_its_report(tmp_path: Path) -> None:
     recipe = tiny(RECIPES / "studies" / "real-pretraining.yaml", tmp_path)
     run(recipe, out=tmp_path / "out", root=[f"data={SHARED}"])
-    scores = read_result(tmp_path / "out" / "probe-mae")["results"]["scores"]
-    assert {score["task"] for score in scores} == {"view", "sex", "pneumonia"}
+    pooled = read_result(tmp_path / "out" / "pool-mae")["results"]
+    assert {score["task"] for score in pooled["scores"]} == {"view", "sex", "pneumonia"}
+    assert (pooled["protocol"]["pooled"], pooled["protocol"]["num_folds"]) == ("folds", 3)
+    (sex,) = [row for row in pooled["summary"] if row["task"] == "sex"]
+    assert sex["num_test"] == 1140  # everybody tests once
+    report = json.loads((tmp_path / "out" / "report" / "report.json").read_text(encoding="utf-8"))
+    assert {score["encoder"] for score in report["probes"][0]["scores"]} == {"mae", "random"}
+
+
+@pytest.mark.slow
+def test_the_studies_of_distillation_run_to_one_table_each(tmp_path: Path) -> None:
+    study, parts = tmp_path / "study", tmp_path / "parts"
+    run(tiny(RECIPES / "studies" / "distillation.yaml", tmp_path), out=study)
+    holes = {step: read_result(study / step)["results"] for step in ("pacx-0", "pacx-complete-0", "pacx-incomplete-0")}
+    known = [holes[step]["num_train"] for step in ("pacx-complete-0", "pacx-incomplete-0", "pacx-0")]
+    assert known == sorted(known) and known[0] < known[2]
+    run(tiny(RECIPES / "studies" / "ablations.yaml", tmp_path), out=parts, root=[f"study={study}"])
+    content = json.loads((parts / "report" / "report.json").read_text(encoding="utf-8"))
+    assert {arm["encoder"] for arm in content["arms"][0]["arms"]} == {
+        "mae", "pacx", "no-ecg", "no-labs", "contrastive-only", "regression-only", "final-norm", "last-blocks",
+        "full-tuning", "anchored", "pacx-complete", "pacx-incomplete",
+    }  # fmt: skip
+    assert (parts / "report" / "arms.md").is_file()
+    assert {one["encoder"] for part in content["segmentation"] for one in part["encoders"]} >= {"mae", "anchored-1"}
 
 
 @pytest.mark.slow

@@ -104,6 +104,25 @@ def test_keeping_half_of_each_teacher_makes_incomplete_pairs_that_train(
         assert any_teacher["teachers"][name]["n"] == runs.true["teachers"][name]["n"]
 
 
+def test_a_student_that_sees_the_same_in_all_images_is_warned_about(
+    pairs: Store, encoder_path: Path, banks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    """Its heads are zeroed before training, and nothing is learned: every embedding in the shared space is the same."""
+
+    def deaf(*arguments, **options) -> Student:
+        student = Student(*arguments, **options)
+        torch.nn.init.zeros_(student.image_projection[1].weight)
+        torch.nn.init.ones_(student.image_projection[2].bias)
+        student.requires_grad_(False).logit_scale.requires_grad_(True)
+        return student
+
+    monkeypatch.setattr("pacx.stages.distill.Student", deaf)
+    with caplog.at_level("WARNING", logger="pacx"):
+        found = run(pairs, encoder_path, banks, tmp_path / "run", epochs=2)
+    assert found["embedding_spread"] < 1e-6
+    assert sum("nearly the same embedding" in line for line in caplog.messages) == 2  # while training, and at the end
+
+
 def test_the_options_beyond_the_paper_are_written_where_they_belong(
     pairs: Store, encoder_path: Path, banks: list[Path], tmp_path: Path
 ):

@@ -2,6 +2,7 @@
 
 Both sides are scored on the same patients in every bootstrap draw, so what both find hard cancels out. With several
 training subsets (seeds) the AUROCs are averaged over the seeds that both sides have, then subtracted, draw by draw.
+A side may pool several runs: five students are compared with one base encoder over the same training subsets each.
 The p-values are not corrected for the number of questions asked; a table of 20 has about one below .05 by chance.
 """
 
@@ -16,7 +17,7 @@ from pacx.errors import PacxError
 from pacx.evaluation.scoring import QuestionScores, questions, score_seeds
 from pacx.statistics import Difference, difference_of, paired_mean_difference, resample_patients
 
-__all__ = ["compare_attention", "compare_probes"]
+__all__ = ["compare_attention", "compare_probes", "same_seeds"]
 
 
 def compare_probes(
@@ -38,7 +39,8 @@ def compare_probes(
 
     Returns:
         One row per (task, label, fraction) that both have: task, label, fraction, value_a, value_b (mean AUROC over
-        the shared seeds), difference (a minus b), low, high, p_value, num_seeds, num_test, num_test_patients.
+        the shared seeds), difference (a minus b), low, high, p_value, num_seeds (shared), num_runs_a, num_runs_b,
+        num_test, num_test_patients.
 
     Raises:
         PacxError: the two share no question, or were tested on other images or labels.
@@ -49,7 +51,7 @@ def compare_probes(
         raise PacxError("The two probes have no task and label fraction in common. Compare probes of the same tasks.")
     rows = []
     for key in shared:
-        a, b = _same_seeds(ours[key], theirs[key])
+        a, b = same_seeds(ours[key], theirs[key])
         _check_same_test(key, a, b)
         resamples = resample_patients(a.patient, draws=draws, seed=seed)
         scored_a, scored_b = score_seeds(a, resamples), score_seeds(b, resamples)
@@ -62,7 +64,9 @@ def compare_probes(
                 "value_a": value_a,
                 "value_b": value_b,
                 **_columns(difference),
-                "num_seeds": len(a.seeds),
+                "num_seeds": len(set(a.seeds)),
+                "num_runs_a": len(set(a.runs)),
+                "num_runs_b": len(set(b.runs)),
                 "num_test": len(a.image_id),
                 "num_test_patients": len(set(a.patient)),
             }
@@ -125,16 +129,19 @@ def _read(table: pd.DataFrame | Path) -> pd.DataFrame:
     return pd.read_parquet(table)
 
 
-def _same_seeds(a: QuestionScores, b: QuestionScores) -> tuple[QuestionScores, QuestionScores]:
-    seeds = tuple(seed for seed in a.seeds if seed in b.seeds)
-    if not seeds:
+def same_seeds(a: QuestionScores, b: QuestionScores) -> tuple[QuestionScores, QuestionScores]:
+    """Keep the training subsets that both sides have, so that neither is averaged over luckier ones.
+
+    Raises:
+        PacxError: there is none.
+    """
+    shared = set(a.seeds) & set(b.seeds)
+    if not shared:
         raise PacxError(
-            f"The two probes share no seed: {a.seeds} and {b.seeds}. Run both with the same number of seeds."
+            f"The two probes share no seed: {sorted(set(a.seeds))} and {sorted(set(b.seeds))}. "
+            "Run both with the same number of seeds."
         )
-    return (
-        a._replace(seeds=seeds, score=a.score[[a.seeds.index(seed) for seed in seeds]]),
-        b._replace(seeds=seeds, score=b.score[[b.seeds.index(seed) for seed in seeds]]),
-    )
+    return a.of_seeds(shared), b.of_seeds(shared)
 
 
 def _check_same_test(key: tuple[str, str, float], a: QuestionScores, b: QuestionScores) -> None:

@@ -122,7 +122,7 @@ def _score_rows(attempts: Sequence[Attempt], scored: Scored) -> list[dict[str, A
     for attempt in attempts:
         problem = attempt.problem
         key = (problem.task.name, problem.label, problem.fraction)
-        interval = scored.single.get((*key, problem.seed))
+        interval = scored.single.get((*key, 0, problem.seed))
         tested = scored.mean.get(key, _UNTESTED)
         rows.append(
             {
@@ -146,7 +146,8 @@ def _summary_rows(tasks: Sequence[Task], attempts: Sequence[Attempt], scored: Sc
     for attempt in attempts:
         problem = attempt.problem
         trained.setdefault((problem.task.name, problem.label, problem.fraction), []).append(attempt)
-    untested = {**_UNDEFINED, "sd_over_seeds": np.nan, "num_seeds": 0, **_UNTESTED}
+    undefined = {**_UNDEFINED, "sd_over_seeds": np.nan, "sd_over_runs": np.nan, "num_seeds": 0, "num_runs": 0}
+    untested = {**undefined, **_UNTESTED}
     rows = [
         {
             **_name(by_name[key[0]], key[1], key[2]),

@@ -5,7 +5,8 @@
 * **As it came out.** What is summed up at the top is chosen by fixed rules (`reporting/findings.py`), not by whether
   it flatters; a difference whose interval includes zero is called unclear.
 * **One file.** `report.html` has its style, charts (SVG) and figures (WebP) inside, asks the network for nothing and
-  needs no script. `report.json` holds the same numbers; its schema is `templates/report.schema.json`.
+  needs no script. `report.json` holds the same numbers; its schema is `templates/report.schema.json`. With three or
+  more encoders on one store, `arms.md` holds them side by side as a Markdown table.
 * **It may leave the machine.** All text is escaped; paths outside of the runs lose all but their last part.
 """
 
@@ -16,13 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from pacx import __version__
-from pacx.evaluation.reporting.collect import Record, Run, collect, recipe_of, without_machine_paths
+from pacx.evaluation.reporting.arm_views import arms_markdown
+from pacx.evaluation.reporting.arms import arms_part
+from pacx.evaluation.reporting.collect import Record, Run, collect, of_command, recipe_of, without_machine_paths
 from pacx.evaluation.reporting.encoders import choose_baseline, describe_encoders, encoder_label
 from pacx.evaluation.reporting.findings import find_all
 from pacx.evaluation.reporting.judged import alignment_part, attention_part, segmentation_part
 from pacx.evaluation.reporting.page import render_page
+from pacx.evaluation.reporting.physiology import physiology_label, physiology_part, shown_physiology
 from pacx.evaluation.reporting.pictures import pictures_of
-from pacx.evaluation.reporting.probes import probe_part
+from pacx.evaluation.reporting.probes import gather_probes, probe_part, shown_probes
 from pacx.evaluation.reporting.trained import (
     data_part,
     distillation_part,
@@ -35,7 +39,7 @@ from pacx.runs import open_run, plain, write_json, write_text
 __all__ = ["REPORT_VERSION", "describe", "report"]
 
 REPORT_VERSION = 1
-_JUDGED = frozenset({"probe", "align", "explain", "segment"})
+_JUDGED = ("align", "explain", "segment")
 
 
 def report(
@@ -73,6 +77,8 @@ def report(
         write_json(folder.artefact("numbers", "report.json"), content)
         html = render_page(content, pictures=pictures_of(found), recipe=recipe_of(found, title=title))
         write_text(folder.artefact("page", "report.html"), html)
+        if content["arms"]:
+            write_text(folder.artefact("arms", "arms.md"), arms_markdown(content))
         return folder.finish(
             {
                 "num_runs": len(found),
@@ -86,18 +92,24 @@ def report(
 
 def describe(runs: Sequence[Run], *, title: str, about: str = "", baseline: str | None = None) -> Record:
     """Make the content of `report.json`: plain JSON values, NaN as null, no paths of this machine."""
-    labels = {encoder_label(run) for run in runs if run.command in _JUDGED}
+    shown = shown_probes(runs)
+    labels = {encoder_label(run) for run in (*shown, *of_command(runs, *_JUDGED))}
+    labels |= {physiology_label(run) for run in shown_physiology(runs)}
     chosen = choose_baseline(labels, baseline)
+    stores = gather_probes(shown)
+    probes = probe_part(stores, baseline=chosen)
     content: Record = {
         "steps": step_part(runs),
         "data": data_part(runs),
-        "probes": probe_part(runs, baseline=chosen),
+        "probes": probes,
+        "arms": arms_part(stores, probes, runs=runs, baseline=chosen),
         "alignment": alignment_part(runs, baseline=chosen),
         "distillation": distillation_part(runs),
         "teachers": teacher_part(runs),
         "pretraining": pretraining_part(runs),
         "attention": attention_part(runs, baseline=chosen),
         "segmentation": segmentation_part(runs, baseline=chosen),
+        "physiology": physiology_part(runs, baseline=chosen),
         "figures": [
             {"run": run.name, "path": figure["path"], "caption": figure.get("caption", "")}
             for run in runs
@@ -105,18 +117,18 @@ def describe(runs: Sequence[Run], *, title: str, about: str = "", baseline: str 
         ],
     }
     content = without_machine_paths(plain(content))
-    shown = [score["encoder"] for part in content["probes"] for score in part["scores"]]
-    shown += [one["encoder"] for kind in _SIDE_BY_SIDE for part in content[kind] for one in part["encoders"]]
+    named = [score["encoder"] for part in content["probes"] for score in part["scores"]]
+    named += [one["encoder"] for kind in _SIDE_BY_SIDE for part in content[kind] for one in part["encoders"]]
     return {
         "schema_version": REPORT_VERSION,
         "pacx_version": __version__,
         "title": title,
         "about": about,
         "baseline": chosen,
-        "encoders": describe_encoders(shown),
+        "encoders": describe_encoders(named),
         "findings": find_all(content),
         **content,
     }
 
 
-_SIDE_BY_SIDE = ("alignment", "attention", "segmentation")
+_SIDE_BY_SIDE = ("alignment", "attention", "segmentation", "physiology")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["PENALTIES", "Ridge", "fit_ridge"]
+__all__ = ["PENALTIES", "Ridge", "fit_ridge", "fit_ridge_by_groups"]
 
 Array = NDArray[np.float64]
 
@@ -40,6 +40,24 @@ class Ridge(NamedTuple):
         return np.asarray(rows @ self.weight)
 
 
+class _Spectrum(NamedTuple):
+    """What serves all penalties: the eigendecomposition of standardised features, and the targets along its axes."""
+
+    mean: Array
+    scale: Array
+    target_mean: Array
+    eigenvalues: Array
+    axes: Array
+    along: Array
+
+    def errors(self, x: ArrayLike, y: ArrayLike, penalties: ArrayLike) -> Array:
+        """Sum the squared errors on other rows, (penalties,)."""
+        rows = (np.asarray(x, dtype=np.float64) - self.mean) * self.scale @ self.axes
+        wanted = np.asarray(y, dtype=np.float64) - self.target_mean
+        tried = np.asarray(penalties, dtype=np.float64)
+        return np.array([np.sum((wanted - rows @ (self.along / (self.eigenvalues + a)[:, None])) ** 2) for a in tried])
+
+
 def fit_ridge(
     x: ArrayLike,
     y: ArrayLike,
@@ -56,6 +74,45 @@ def fit_ridge(
             and the penalty is D, worth one row per feature.
         penalties: what is tried, on standardised features and summed squared errors.
     """
+    spectrum = _spectrum(x, y)
+    penalty = float(len(spectrum.mean))
+    if held_out is not None and len(np.asarray(held_out[1])):
+        penalty = _best(spectrum.errors(*held_out, penalties), penalties)
+    return _ridge(spectrum, penalty)
+
+
+def fit_ridge_by_groups(
+    x: ArrayLike, y: ArrayLike, *, groups: ArrayLike, folds: int = 5, seed: int = 0, penalties: ArrayLike = PENALTIES
+) -> Ridge:
+    """Fit a ridge regression whose penalty is chosen on the fitted rows themselves, by cross-validation over groups.
+
+    For data sets too small to spare rows for validation. Whole groups (patients) are left out at a time: rows of one
+    patient resemble each other and would make every small penalty look good.
+
+    Args:
+        x: (n, D) features.
+        y: (n, M) targets.
+        groups: (n,) group of each row.
+        folds: how many parts the groups are dealt into; as many as there are groups if these are fewer.
+        seed: deals the groups out.
+        penalties: what is tried. With a single group there is nothing to choose by and the penalty is D.
+    """
+    features, targets = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    names, codes = np.unique(np.asarray(groups), return_inverse=True)
+    parts = min(folds, len(names))
+    part = np.random.Generator(np.random.PCG64(seed)).permutation(len(names))[codes] % max(parts, 1)
+    spectrum = _spectrum(features, targets)
+    if parts < 2:
+        return _ridge(spectrum, float(features.shape[1]))
+    tried = np.asarray(penalties, dtype=np.float64)
+    errors = np.zeros(len(tried))
+    for number in range(parts):
+        out = part == number
+        errors += _spectrum(features[~out], targets[~out]).errors(features[out], targets[out], tried)
+    return _ridge(spectrum, _best(errors, tried))
+
+
+def _spectrum(x: ArrayLike, y: ArrayLike) -> _Spectrum:
     features, targets = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     mean, sd = features.mean(axis=0), features.std(axis=0)
     # A feature that is constant up to float32 rounding carries nothing; scaling would blow the rounding up.
@@ -63,13 +120,14 @@ def fit_ridge(
     target_mean = targets.mean(axis=0)
     standardised = (features - mean) * scale
     eigenvalues, axes = np.linalg.eigh(standardised.T @ standardised)
-    eigenvalues = np.maximum(eigenvalues, 0.0)
     along = axes.T @ (standardised.T @ (targets - target_mean))
-    penalty = float(features.shape[1])
-    if held_out is not None and len(np.asarray(held_out[1])):
-        rows = (np.asarray(held_out[0], dtype=np.float64) - mean) * scale @ axes
-        wanted = np.asarray(held_out[1], dtype=np.float64) - target_mean
-        tried = np.asarray(penalties, dtype=np.float64)
-        errors = [np.sum((wanted - rows @ (along / (eigenvalues + a)[:, None])) ** 2) for a in tried]
-        penalty = float(tried[int(np.argmin(errors))])
-    return Ridge(axes @ (along / (eigenvalues + penalty)[:, None]), mean, scale, target_mean, penalty)
+    return _Spectrum(mean, scale, target_mean, np.maximum(eigenvalues, 0.0), axes, along)
+
+
+def _best(errors: Array, penalties: ArrayLike) -> float:
+    return float(np.asarray(penalties, dtype=np.float64)[int(np.argmin(errors))])
+
+
+def _ridge(spectrum: _Spectrum, penalty: float) -> Ridge:
+    weight = spectrum.axes @ (spectrum.along / (spectrum.eigenvalues + penalty)[:, None])
+    return Ridge(weight, spectrum.mean, spectrum.scale, spectrum.target_mean, penalty)

@@ -8,18 +8,20 @@
     image_id, patient_id
     target          0 or 1
     score           log-odds, higher = more positive
+    run             which of several pooled runs (`pacx.evaluation.pool`); without this column there is one
 
 Keeping the predictions, not only their scores, is what lets two encoders be compared image by image later. A
 multiclass label is scored by the mean of its one-against-the-rest AUROCs, a task with several labels also as a whole
 (label `macro`) by the mean over labels.
 
-Several seeds are several training subsets, scored on the same test images. Their AUROCs are averaged draw by draw,
-so the interval of the mean is that of the test patients, and the spread over seeds is reported beside it.
+Several seeds are several training subsets, scored on the same test images; several runs are several encoders trained
+alike. Their AUROCs are averaged draw by draw, so the interval of the mean is that of the test patients, and the spread
+over seeds and over runs is reported beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -28,10 +30,23 @@ from numpy.typing import NDArray
 
 from pacx.statistics import Interval, Resamples, interval_of, macro_auroc, macro_auroc_draws, resample_patients
 
-__all__ = ["MACRO", "QuestionScores", "Scored", "SeedScores", "arrange", "questions", "score_seeds", "summarise"]
+__all__ = [
+    "FOLD",
+    "MACRO",
+    "QuestionScores",
+    "Scored",
+    "SeedScores",
+    "arrange",
+    "questions",
+    "score_seeds",
+    "spread",
+    "summarise",
+]
 
 MACRO = "macro"
 """Label under which the mean over a task's labels is reported."""
+FOLD = " @ fold "
+"""What stands between an output and the number of its fold, where the folds of a cross-validation are pooled."""
 
 
 class QuestionScores(NamedTuple):
@@ -46,7 +61,19 @@ class QuestionScores(NamedTuple):
     patient: NDArray[np.object_]
     """(N,)"""
     seeds: tuple[int, ...]
+    """(S,) training subset; pooled runs have each of them once per run"""
     outputs: tuple[str, ...]
+    runs: tuple[int, ...]
+    """(S,) which of several pooled runs"""
+
+    def of_seeds(self, seeds: Collection[int]) -> QuestionScores:
+        """Keep some training subsets, of all runs."""
+        kept = [place for place, seed in enumerate(self.seeds) if seed in seeds]
+        return self._replace(
+            score=self.score[kept],
+            seeds=tuple(self.seeds[place] for place in kept),
+            runs=tuple(self.runs[place] for place in kept),
+        )
 
 
 class SeedScores(NamedTuple):
@@ -72,7 +99,9 @@ def questions(predictions: pd.DataFrame) -> Iterator[tuple[tuple[str, str, float
 def arrange(predictions: pd.DataFrame) -> QuestionScores:
     """Lay the predictions of one question out as arrays, images sorted by id."""
     image, images = pd.factorize(predictions["image_id"].astype(str), sort=True)
-    seed, seeds = pd.factorize(predictions["seed"], sort=True)
+    run = predictions["run"].to_numpy() if "run" in predictions else np.zeros(len(predictions), dtype=np.int64)
+    most = 1 + int(predictions["seed"].max())
+    seed, seeds = pd.factorize(run * most + predictions["seed"].to_numpy(), sort=True)
     names = predictions["label"].astype(str) + "\n" + predictions["output"].astype(str)
     output, outputs = pd.factorize(names, sort=True)
     target = np.full((len(images), len(outputs)), np.nan)
@@ -86,8 +115,9 @@ def arrange(predictions: pd.DataFrame) -> QuestionScores:
         score,
         np.asarray(images, dtype=object),
         patient,
-        tuple(int(one) for one in seeds),
+        tuple(int(one) % most for one in seeds),
         tuple(str(one).split("\n")[1] for one in outputs),
+        tuple(int(one) // most for one in seeds),
     )
 
 
@@ -104,11 +134,11 @@ def score_seeds(scores: QuestionScores, resamples: Resamples) -> SeedScores:
 class Scored(NamedTuple):
     """All AUROCs of a probe."""
 
-    single: dict[tuple[str, str, float, int], Interval]
-    """by task, label, fraction, seed"""
+    single: dict[tuple[str, str, float, int, int], Interval]
+    """by task, label, fraction, run, seed; the run is 0 where none are pooled"""
     mean: dict[tuple[str, str, float], dict[str, Any]]
-    """by task, label, fraction, the mean over seeds: value, low, high, sd_over_seeds (NaN for one seed), num_seeds,
-    num_test, num_test_patients, positives (of the rarest output)"""
+    """by task, label, fraction, the mean over seeds and runs: value, low, high, sd_over_seeds and sd_over_runs (NaN for
+    one), num_seeds, num_runs, num_test, num_test_patients, positives (of the rarest output)"""
 
 
 def summarise(predictions: pd.DataFrame, *, draws: int = 1000, seed: int = 0, level: float = 0.95) -> Scored:
@@ -123,14 +153,33 @@ def summarise(predictions: pd.DataFrame, *, draws: int = 1000, seed: int = 0, le
     scored = Scored({}, {})
     for key, scores in questions(predictions):
         of_seeds = score_seeds(scores, resample_patients(scores.patient, draws=draws, seed=seed))
-        for number, value, drawn in zip(scores.seeds, of_seeds.value, of_seeds.draws, strict=True):
-            scored.single[(*key, number)] = interval_of(value, drawn, level=level)
+        for run, number, value, drawn in zip(scores.runs, scores.seeds, of_seeds.value, of_seeds.draws, strict=True):
+            scored.single[(*key, run, number)] = interval_of(value, drawn, level=level)
         scored.mean[key] = {
             **interval_of(of_seeds.value.mean(), of_seeds.draws.mean(axis=0), level=level)._asdict(),
-            "sd_over_seeds": float(of_seeds.value.std(ddof=1)) if len(scores.seeds) > 1 else float("nan"),
-            "num_seeds": len(scores.seeds),
+            "sd_over_seeds": spread(of_seeds.value, scores.seeds),
+            "sd_over_runs": spread(of_seeds.value, scores.runs),
+            "num_seeds": len(set(scores.seeds)),
+            "num_runs": len(set(scores.runs)),
             "num_test": len(scores.image_id),
             "num_test_patients": len(set(scores.patient)),
-            "positives": int(np.nansum(scores.target, axis=0).min()),
+            "positives": _rarest(scores),
         }
     return scored
+
+
+def spread(values: NDArray[np.float64], groups: Sequence[int]) -> float:
+    """Return the standard deviation between the means of groups of values, NaN for one group.
+
+    Args:
+        values: (S,) a score each.
+        groups: (S,) the seed or run that each belongs to.
+    """
+    means = pd.Series(values).groupby(np.asarray(groups)).mean()
+    return float(means.std(ddof=1))
+
+
+def _rarest(scores: QuestionScores) -> int:
+    """Count the positives of the rarest output; an output that each fold has for itself is one output."""
+    stem, _ = pd.factorize(np.array([output.partition(FOLD)[0] for output in scores.outputs], dtype=object))
+    return int(np.bincount(stem, weights=np.nansum(scores.target, axis=0)).min())

@@ -1,4 +1,4 @@
-"""Numbers with intervals: AUROC, means and retrieval, resampled by patient.
+"""Numbers with intervals: AUROC, rank correlation, means and retrieval, resampled by patient.
 
 * **Patients, not images, are drawn.** Images of one patient resemble each other; drawing images would make every
   interval too narrow. A draw gives each patient a count (multinomial, as if patients were drawn with replacement),
@@ -24,6 +24,7 @@ from pacx.statistics.bootstrap import (
     paired_mean_difference,
     resample_patients,
 )
+from pacx.statistics.correlation import spearman, spearman_draws
 from pacx.statistics.ranking import (
     auroc,
     auroc_draws,
@@ -59,5 +60,7 @@ __all__ = [
     "resample_patients",
     "retrieval",
     "retrieval_hits",
+    "spearman",
+    "spearman_draws",
     "unit_rows",
 ]

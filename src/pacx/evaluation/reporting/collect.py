@@ -23,7 +23,7 @@ __all__ = ["Record", "Run", "collect", "of_command", "recipe_of", "without_machi
 Record = dict[str, Any]
 
 _ABSOLUTE = re.compile(r"(?<![\w.…])(?:[A-Za-z]:)?[/\\]+(?:[^/\\\s:'\"]+[/\\]+)+(?=[^/\\\s])")
-_PATH_ARGUMENTS = frozenset({"store", "encoder", "banks", "teacher", "run", "source"})
+_PATH_ARGUMENTS = frozenset({"store", "encoder", "banks", "teacher", "run", "runs", "source"})
 """arguments that name other runs"""
 
 

@@ -1,6 +1,7 @@
 """The findings in short, computed from the numbers by fixed rules, whichever way they come out.
 
-Which questions are summed up does not depend on the answers:
+Which questions are summed up does not depend on the answers. Where there are more than two encoders beside the
+baseline, fresh weights and negative controls, "pacx" alone speaks for them (all are in the table of arms):
 
 * encoders against the baseline: the mean difference on each group of tasks, at the smallest and the largest label
   fraction; negative controls (distilled from shuffled pairs) on the first group at the largest fraction alone;
@@ -21,6 +22,7 @@ from pacx.evaluation.reporting.wording import decimal, interval, is_known, perce
 __all__ = ["find_all"]
 
 _GROUPS = ("physiology", "finding", "control")
+_FEW = 2
 _DIFFERENCE = {
     "higher": "higher",
     "lower": "lower",
@@ -43,6 +45,7 @@ def find_all(content: Mapping[str, Any]) -> list[Record]:
         differences), "points" (a paired difference of shares) or "share".
     """
     controls = {run["run"] for run in content["distillation"] if run.get("shuffled_teachers")}
+    controls |= {arm["encoder"] for arm in _trained_arms(content) if arm["training"]["shuffled_teachers"]}
     return [
         *_probes(content, controls),
         *_segmentation(content, controls),
@@ -55,10 +58,12 @@ def _probes(content: Mapping[str, Any], controls: set[str]) -> Iterator[Record]:
     for part in content["probes"]:
         rows = part["group_differences"]
         groups = sorted({row["group"] for row in rows}, key=lambda name: (_rank(name), name))
+        spoken = _spokesmen({row["encoder"] for row in rows if _kind(row["encoder"], controls) == "main"})
         where = f" ({part['store']})" if len(content["probes"]) > 1 else ""
         for number, group in enumerate(groups):
             for kind in ("main", "control", "random"):
                 own = [row for row in rows if row["group"] == group and _kind(row["encoder"], controls) == kind]
+                own = [row for row in own if kind != "main" or row["encoder"] in spoken]
                 if kind != "main" and number > 0:
                     continue
                 ends = {row["fraction"] for row in own}
@@ -107,34 +112,74 @@ def _attention(content: Mapping[str, Any], controls: set[str]) -> Iterator[Recor
 
 
 def _retrieval(content: Mapping[str, Any]) -> Iterator[Record]:
-    shuffled = [run for run in content["distillation"] if run.get("shuffled_teachers")]
-    for run in content["distillation"]:
-        for teacher, found in ({} if run in shuffled else run["teachers"]).items():
-            way = found.get("image_to_teacher") or {}
-            ten, chance = way.get("r10"), (way.get("chance") or {}).get("r10")
-            if not ten or not is_known(ten.get("value")):
+    arms = _distilled_arms(content)
+    true = {name: own for name, own in arms.items() if not own[0].get("shuffled_teachers")}
+    shuffled = {name: own for name, own in arms.items() if name not in true}
+    for name in _spokesmen(set(true)):
+        for teacher in dict.fromkeys(teacher for run in true[name] for teacher in run["teachers"]):
+            ten = _first_ten(true[name], teacher)
+            if ten is None:
                 continue
-            statement = (
-                f"{display_name(run['run'])}: an unseen X-ray finds its own {display_name(teacher)} embedding among "
-                f"the ten nearest of {way.get('n')}; chance is {percent(chance)}."
+            seeds = (
+                f" (mean of {ten['num_runs']} runs, and the widest of their intervals)" if ten["num_runs"] > 1 else ""
             )
-            for control in shuffled:
-                other = ((control["teachers"].get(teacher) or {}).get("image_to_teacher") or {}).get("r10")
+            statement = (
+                f"{display_name(name)}{seeds}: an unseen X-ray finds its own {display_name(teacher)} embedding among "
+                f"the ten nearest of {ten['n']}; chance is {percent(ten['chance'])}."
+            )
+            for control, own in shuffled.items():
+                other = _first_ten(own, teacher)
                 if other:
-                    shares = {key: 100 * other[key] for key in ("low", "high") if is_known(other.get(key))}
+                    shares = {key: 100 * other[key] for key in ("low", "high") if is_known(other[key])}
                     statement += (
-                        f" Trained on shuffled pairs (negative control, {display_name(control['run'])}): "
-                        f"{percent(other.get('value'))} {interval(shares, 1)}."
+                        f" Trained on shuffled pairs (negative control, {display_name(control)}): "
+                        f"{percent(other['value'])} {interval(shares, 1)}."
                     )
-            shifted = _against(ten, chance)
+            shifted = _against(ten, ten["chance"])
             yield {
                 "topic": f"Retrieval of the {display_name(teacher)} teacher",
                 "statement": statement,
                 "kind": "share",
-                **{key: ten.get(key) for key in ("value", "low", "high")},
+                **{key: ten[key] for key in ("value", "low", "high")},
                 "verdict": shifted,
                 "judgement": _CHANCE[shifted],
             }
+
+
+def _distilled_arms(content: Mapping[str, Any]) -> dict[str, list[Record]]:
+    """Gather distillation runs by the arm that they belong to; a run of no arm stands for itself."""
+    arm_of = {run: arm["encoder"] for arm in _trained_arms(content) for run in arm["training"]["runs"]}
+    arms: dict[str, list[Record]] = {}
+    for run in content["distillation"]:
+        arms.setdefault(arm_of.get(run["run"], run["run"]), []).append(run)
+    return arms
+
+
+def _first_ten(runs: list[Record], teacher: str) -> Record | None:
+    """R@10 from image to teacher: the mean over runs, and an interval that holds those of all runs."""
+    ways = [(run["teachers"].get(teacher) or {}).get("image_to_teacher") or {} for run in runs]
+    ways = [way for way in ways if is_known((way.get("r10") or {}).get("value"))]
+    if not ways:
+        return None
+    tens = [way["r10"] for way in ways]
+    bounded = all(is_known(ten.get("low")) and is_known(ten.get("high")) for ten in tens)
+    return {
+        "value": sum(ten["value"] for ten in tens) / len(tens),
+        "low": min(ten["low"] for ten in tens) if bounded else None,
+        "high": max(ten["high"] for ten in tens) if bounded else None,
+        "chance": (ways[0].get("chance") or {}).get("r10"),
+        "n": ways[0].get("n"),
+        "num_runs": len(ways),
+    }
+
+
+def _trained_arms(content: Mapping[str, Any]) -> list[Record]:
+    return [arm for part in content["arms"] for arm in part["arms"] if arm["training"]]
+
+
+def _spokesmen(encoders: set[str]) -> list[str]:
+    """Choose who speaks for many encoders: all of a few, else "pacx", whatever they scored; nobody without it."""
+    return sorted(encoders if len(encoders) <= _FEW else encoders & {"pacx"})
 
 
 def _kind(encoder: str, controls: set[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, FunctionLoader
 
-from pacx.evaluation.reporting import training_views, views, wording
+from pacx.evaluation.reporting import arm_views, physiology, training_views, views, wording
 from pacx.evaluation.reporting.charts import marker
 from pacx.evaluation.reporting.encoders import display_name
 from pacx.evaluation.reporting.pictures import Picture
@@ -27,7 +27,7 @@ def render_page(content: Mapping[str, Any], *, pictures: Sequence[Picture] = (),
     page = _environment().get_template("report.html.j2")
     return page.render(
         **content, pictures=pictures, recipe=recipe, tones=views.Tones(content["encoders"]), views=views,
-        training=training_views,
+        training=training_views, arm_views=arm_views, lab_views=physiology,
     )  # fmt: skip
 
 

@@ -1,15 +1,15 @@
 """Probes of several encoders side by side, with paired differences to a baseline.
 
 * One entry per store. A task stands for itself by its only label, or by `macro`, the mean over its labels.
+* A pool of probes (`pacx pool`) counts as one encoder, and the runs that it joins are not shown beside it.
 * Differences are drawn patient by patient, the same draws for both encoders (`pacx.evaluation.comparison`).
-* The mean difference over a group of tasks uses one set of draws over the patients of all its tasks, so the tasks'
-  errors, which share patients, are not taken for independent.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -18,21 +18,78 @@ from pacx.errors import PacxError
 from pacx.evaluation.comparison import compare_probes
 from pacx.evaluation.reporting.collect import Record, Run, of_command
 from pacx.evaluation.reporting.encoders import encoder_label, store_key, store_name
-from pacx.evaluation.scoring import MACRO, QuestionScores, questions, score_seeds
-from pacx.statistics import Resamples, difference_of, resample_patients
+from pacx.evaluation.reporting.group_scores import GroupScores
+from pacx.evaluation.scoring import MACRO
 
-__all__ = ["headline_labels", "mean_difference", "probe_part"]
+__all__ = ["StoreProbes", "gather_probes", "headline_labels", "probe_part", "shown_probes"]
 
 log = logging.getLogger("pacx")
 _DRAWS = 1000
 
 
-def probe_part(runs: Sequence[Run], *, baseline: str | None) -> list[Record]:
-    """Describe all probes, one entry per store: scores, differences, group_differences, notes."""
+@dataclass
+class StoreProbes:
+    """All probes on one store, by encoder."""
+
+    store: str
+    protocol: Record
+    scores: list[Record] = field(default_factory=list)
+    runs: dict[str, list[Run]] = field(default_factory=dict)
+    """by label of the encoder; several where its tasks were probed one by one"""
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    """predictions, by label of the encoder"""
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._group_scores: GroupScores | None = None
+
+    @property
+    def group_scores(self) -> GroupScores:
+        """Means over groups of tasks; what one part of the report has scored, another need not score again."""
+        if self._group_scores is None:
+            self._group_scores = GroupScores(self.tables, draws=_DRAWS)
+        return self._group_scores
+
+
+def shown_probes(runs: Sequence[Run]) -> list[Run]:
+    """Pick probes and pools of probes, without the probes that a pool among them stands for.
+
+    These are known by name and time of start, wherever they lie now.
+    """
+    pools = [run for run in runs if run.command == "pool" and run.results.get("of") == "probe"]
+    pooled = {(one["name"], one["started"]) for run in pools for one in run.inputs["runs"]["members"]}
+    single = [run for run in of_command(runs, "probe") if (run.folder.name, run.content.get("started")) not in pooled]
+    return [run for run in runs if run in single or run in pools]
+
+
+def gather_probes(runs: Sequence[Run]) -> list[StoreProbes]:
+    """Collect probes and pools of probes, one entry per store."""
     by_store: dict[str, list[Run]] = {}
-    for run in of_command(runs, "probe"):
+    for run in runs:
         by_store.setdefault(store_key(run), []).append(run)
-    return [_describe(own, baseline=baseline) for own in by_store.values()]
+    return [_gather(own) for own in by_store.values()]
+
+
+def _gather(runs: Sequence[Run]) -> StoreProbes:
+    found = StoreProbes(store_name(runs[0]), runs[0].results.get("protocol", {}))
+    parts: dict[str, list[pd.DataFrame]] = {}
+    for run in runs:
+        rows = _summary(run)
+        label = _free_label(run, rows, found.scores)
+        found.scores += [{"encoder": label, "run": run.name, **row} for row in rows]
+        found.runs.setdefault(label, []).append(run)
+        path = run.artefact("predictions", "predictions.parquet")
+        if path is None:
+            found.notes.append(f"{run.name} has no predictions left, so it could not be compared with the others.")
+        else:
+            parts.setdefault(label, []).append(pd.read_parquet(path))
+    found.tables = {label: pd.concat(own, ignore_index=True) for label, own in parts.items()}
+    return found
+
+
+def probe_part(stores: Sequence[StoreProbes], *, baseline: str | None) -> list[Record]:
+    """Describe all probes, one entry per store: scores, differences, group_differences, notes."""
+    return [_describe(probes, baseline=baseline) for probes in stores]
 
 
 def headline_labels(scores: Sequence[Record]) -> dict[str, str]:
@@ -43,41 +100,28 @@ def headline_labels(scores: Sequence[Record]) -> dict[str, str]:
     return {task: MACRO if MACRO in own else own[0] for task, own in labels.items()}
 
 
-def _describe(runs: list[Run], *, baseline: str | None) -> Record:
-    scores: list[Record] = []
-    predictions: dict[str, list[pd.DataFrame]] = {}
-    notes: list[str] = []
-    for run in runs:
-        rows = _summary(run)
-        label = _free_label(run, rows, scores)
-        scores += [{"encoder": label, "run": run.name, **row} for row in rows]
-        path = run.artefact("predictions", "predictions.parquet")
-        if path is None:
-            notes.append(f"{run.name} has no predictions left, so it could not be compared with the others.")
-        else:
-            predictions.setdefault(label, []).append(pd.read_parquet(path))
-    tables = {label: pd.concat(parts, ignore_index=True) for label, parts in predictions.items()}
+def _describe(probes: StoreProbes, *, baseline: str | None) -> Record:
     part: Record = {
-        "store": store_name(runs[0]),
-        "protocol": runs[0].results.get("protocol", {}),
-        "scores": scores,
+        "store": probes.store,
+        "protocol": probes.protocol,
+        "scores": probes.scores,
         "differences": [],
         "group_differences": [],
-        "notes": notes,
+        "notes": list(probes.notes),
     }
-    if baseline in tables:
-        for label, table in tables.items():
+    if baseline in probes.tables:
+        for label in probes.tables:
             if label != baseline:
-                _compare(part, label, baseline, table, tables[baseline])
+                _compare(part, probes, label, baseline)
     return part
 
 
-def _compare(part: Record, label: str, baseline: str, table: pd.DataFrame, reference: pd.DataFrame) -> None:
+def _compare(part: Record, probes: StoreProbes, label: str, baseline: str) -> None:
     """Add the differences of one encoder to the baseline."""
     names = {"encoder": label, "baseline": baseline}
     groups = {score["task"]: score["group"] for score in part["scores"]}
     try:
-        rows = compare_probes(table, reference, draws=_DRAWS).to_dict("records")
+        rows = compare_probes(probes.tables[label], probes.tables[baseline], draws=_DRAWS).to_dict("records")
     except PacxError as error:
         part["notes"].append(f"{label} could not be compared with {baseline}: {error}")
         log.warning("report: %s could not be compared with %s: %s", label, baseline, error)
@@ -89,52 +133,9 @@ def _compare(part: Record, label: str, baseline: str, table: pd.DataFrame, refer
     for row in defined:
         keys.setdefault((groups.get(row["task"], ""), row["fraction"]), []).append(row["task"])
     for (group, fraction), tasks in keys.items():
-        found = mean_difference(table, reference, {task: headline[task] for task in tasks}, fraction=fraction)
+        stands = {task: headline[task] for task in tasks}
+        found = probes.group_scores.difference(label, baseline, stands, fraction=fraction)
         part["group_differences"].append({**names, "group": group, "fraction": fraction, **found})
-
-
-def mean_difference(
-    table_a: pd.DataFrame, table_b: pd.DataFrame, tasks: dict[str, str], *, fraction: float, draws: int = _DRAWS
-) -> Record:
-    """Average a difference in AUROC over tasks, with a patient-level interval.
-
-    Args:
-        table_a: predictions of one encoder.
-        table_b: predictions of another one on the same store.
-        tasks: the tasks to average over, with the label that stands for each.
-        fraction: share of the training labels.
-        draws: number of bootstrap draws.
-
-    Returns:
-        tasks, value_a, value_b, difference (a minus b), low, high, p_value.
-    """
-    sides = [_questions(table, tasks, fraction) for table in (table_a, table_b)]
-    patients = np.unique(np.concatenate([scores.patient for scores in sides[0].values()]).astype(str))
-    weights = resample_patients(patients, draws=draws).weights
-    values, drawn = np.zeros((2, len(tasks))), np.zeros((2, len(tasks), draws))
-    for column, task in enumerate(tasks):
-        a, b = sides[0][task], sides[1][task]
-        shared = sorted(set(a.seeds) & set(b.seeds))
-        for side, scores in enumerate((a, b)):
-            codes = np.searchsorted(patients, scores.patient.astype(str)).astype(np.int64)
-            chosen = scores._replace(score=scores.score[[scores.seeds.index(seed) for seed in shared]])
-            found = score_seeds(chosen, Resamples(codes, weights))
-            values[side, column], drawn[side, column] = found.value.mean(), found.draws.mean(axis=0)
-    difference = difference_of(values[0].mean() - values[1].mean(), (drawn[0] - drawn[1]).mean(axis=0))
-    return {
-        "tasks": list(tasks),
-        "value_a": float(values[0].mean()),
-        "value_b": float(values[1].mean()),
-        "difference": difference.value,
-        "low": difference.low,
-        "high": difference.high,
-        "p_value": difference.p_value,
-    }
-
-
-def _questions(table: pd.DataFrame, tasks: dict[str, str], fraction: float) -> dict[str, QuestionScores]:
-    wanted = table[table["task"].isin(list(tasks)) & (table["fraction"] == fraction)]
-    return {task: scores for (task, label, _), scores in questions(wanted) if label == tasks[task]}
 
 
 def _summary(run: Run) -> list[Record]:

@@ -1,0 +1,98 @@
+"""Mean AUROC of encoders over a group of tasks, and differences between two, from one set of draws.
+
+The tasks of a group share their patients: one set of draws over the patients of all its tasks keeps the tasks' errors
+together, which independent draws would take for independent evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pacx.evaluation.reporting.collect import Record
+from pacx.evaluation.scoring import QuestionScores, questions, score_seeds
+from pacx.statistics import Resamples, difference_of, interval_of, resample_patients
+
+__all__ = ["GroupScores"]
+
+_DRAWS = 1000
+
+
+class _Mean(NamedTuple):
+    value: float
+    draws: NDArray[np.float64]
+    """(draws,)"""
+    of_runs: pd.Series
+    """the same for each pooled run, by its number"""
+
+
+class GroupScores:
+    """Scores each encoder once for each question, however often it is then averaged and compared."""
+
+    def __init__(self, tables: Mapping[str, pd.DataFrame], *, draws: int = _DRAWS) -> None:
+        self.draws = draws
+        self._questions = {label: dict(questions(table)) for label, table in tables.items()}
+        self._kept: dict[tuple[object, ...], _Mean] = {}
+
+    def score(self, label: str, tasks: Mapping[str, str], *, fraction: float, among: Iterable[str]) -> Record:
+        """Average an encoder's AUROC over tasks.
+
+        Args:
+            label: the encoder.
+            tasks: the tasks to average over, with the label that stands for each.
+            fraction: share of the training labels.
+            among: encoders that it is set beside; training subsets that one of them lacks are left out.
+
+        Returns:
+            value, low, high, sd_over_runs (NaN where no seeds are pooled).
+        """
+        found = self._mean(label, tasks, fraction=fraction, among=among)
+        return {**interval_of(found.value, found.draws)._asdict(), "sd_over_runs": float(found.of_runs.std(ddof=1))}
+
+    def difference(self, label: str, baseline: str, tasks: Mapping[str, str], *, fraction: float) -> Record:
+        """Average a paired difference over tasks; both encoders were tested on the same images.
+
+        Returns:
+            tasks, value_a, value_b, difference (a minus b), low, high, p_value.
+        """
+        sides = {label, baseline}
+        a, b = (self._mean(one, tasks, fraction=fraction, among=sides) for one in (label, baseline))
+        difference = difference_of(a.value - b.value, a.draws - b.draws)
+        return {
+            "tasks": list(tasks),
+            "value_a": a.value,
+            "value_b": b.value,
+            "difference": difference.value,
+            "low": difference.low,
+            "high": difference.high,
+            "p_value": difference.p_value,
+        }
+
+    def _mean(self, label: str, tasks: Mapping[str, str], *, fraction: float, among: Iterable[str]) -> _Mean:
+        own = {task: self._question(label, task, tasks[task], fraction) for task in tasks}
+        patients = np.unique(np.concatenate([scores.patient for scores in own.values()]).astype(str))
+        found = []
+        for task, scores in own.items():
+            sides = [self._question(one, task, tasks[task], fraction) for one in {label, *among}]
+            seeds = frozenset.intersection(*(frozenset(side.seeds) for side in sides))
+            key = (label, task, tasks[task], fraction, seeds, patients.tobytes())
+            if key not in self._kept:
+                self._kept[key] = self._score(scores.of_seeds(seeds), patients)
+            found.append(self._kept[key])
+        of_runs = pd.concat([one.of_runs for one in found], axis=1).mean(axis=1)
+        return _Mean(
+            float(np.mean([one.value for one in found])), np.stack([one.draws for one in found]).mean(0), of_runs
+        )
+
+    def _score(self, scores: QuestionScores, patients: NDArray[np.str_]) -> _Mean:
+        codes = np.searchsorted(patients, scores.patient.astype(str)).astype(np.int64)
+        found = score_seeds(scores, Resamples(codes, resample_patients(patients, draws=self.draws).weights))
+        of_runs = pd.Series(found.value).groupby(np.asarray(scores.runs)).mean()
+        return _Mean(float(found.value.mean()), found.draws.mean(axis=0), of_runs)
+
+    def _question(self, label: str, task: str, stands: str, fraction: float) -> QuestionScores:
+        return self._questions[label][task, stands, fraction]
