@@ -101,7 +101,7 @@ class PeftStudent(nn.Module):
 
     def scale(self) -> Tensor:
         """Return the inverse temperature."""
-        return self.logit_scale.exp()
+        return self.logit_scale.exp().squeeze(0)
 
     def take(self, student: Student) -> None:
         """Take the weights of our student, so that both compute the same."""

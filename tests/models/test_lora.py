@@ -192,14 +192,19 @@ def test_a_block_keeps_less_than_two_thirds_of_what_timm_and_peft_keep() -> None
     assert kept(blocks(fused=True, dropout=0.1).train()) < 0.67 * kept(blocks(fused=False, dropout=0.1).train())
 
 
-@pytest.mark.parametrize("how", ["hook", "dropout", "disabled", "merged", "double"])
+HOOKED = ["attn", "mlp", "attn.qkv", "mlp.fc1", "attn.proj", "norm1"]
+
+
+@pytest.mark.parametrize("how", [*HOOKED, "qk norm", "dropout", "disabled", "merged", "double"])
 def test_a_block_that_does_more_is_called_as_it_is(how: str) -> None:
     ours, theirs = blocks(fused=True).train(), blocks(fused=False).train()
     given = tokens().detach()
     for net in (ours, theirs):
         block = net.base_model.model[0]
-        if how == "hook":
-            block.attn.proj.register_forward_hook(lambda *call: call[-1] * 2)
+        if how in HOOKED:
+            block.get_submodule(how).register_forward_hook(lambda *call: call[-1] * 2)
+        if how == "qk norm":
+            block.attn.q_norm = nn.LayerNorm(WIDTH // 3)
         if how == "dropout":
             block.mlp.drop1 = nn.Dropout(0.5)
         if how == "disabled":

@@ -153,6 +153,90 @@ def test_numbers_for_teachers_that_make_no_sense_are_refused_before_anything_is_
     assert not (tmp_path / "run" / "encoder").exists()
 
 
+def test_half_precision_trains_and_takes_the_loss_in_full(
+    pairs: Store, encoder_path: Path, banks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    dtypes = set()
+    plain = step.distillation_loss
+
+    def spy(image, teachers, **settings):
+        parts = plain(image, teachers, **settings)
+        dtypes.update({image.dtype, parts["loss"].dtype, *(terms.projected.dtype for terms in teachers.values())})
+        return parts
+
+    monkeypatch.setattr(step, "distillation_loss", spy)
+    options = {"epochs": 3, "anchor_weight": 1.0, "chunk_size": 32, "gradient_clip": 1.0}
+    half = run(pairs, encoder_path, banks, tmp_path / "half", precision="bf16-mixed", **options)
+    full = run(pairs, encoder_path, banks, tmp_path / "full", precision="32-true", **options)
+    assert half["val_loss"] == pytest.approx(full["val_loss"], rel=0.02)
+    assert dtypes == {torch.float32}
+
+
+def test_other_images_of_a_patient_are_no_negatives_unless_asked(
+    pairs: Store, encoder_path: Path, banks: list[Path], tmp_path: Path
+):
+    """The toy store has two rows per patient; leaving one out of the choices makes the question easier."""
+    settings = {"epochs": 2, "learning_rate": 1e-12, "label_smoothing": 0.0, "regression_weight": 0.0}
+    aware = run(pairs, encoder_path, banks, tmp_path / "aware", **settings)
+    every = run(pairs, encoder_path, banks, tmp_path / "every", patient_aware=False, **settings)
+    assert aware["val_loss"] < every["val_loss"]
+    rows = len(pairs.rows("val"))
+    assert every["val_loss"] - aware["val_loss"] == pytest.approx(1 / rows, rel=0.9)
+
+
+def test_whatever_stands_in_a_hole_is_not_looked_at(
+    pairs: Store, encoder_path: Path, banks: list[Path], tmp_path: Path
+):
+    spoiled = []
+    for path in banks:
+        bank = Bank.open(path)
+        garbage = np.where(bank.present[:, None], bank.embeddings, np.float32("nan"))
+        folder = tmp_path / path.name
+        bank.save(folder)
+        np.save(folder / "embeddings.npy", garbage)
+        spoiled.append(folder)
+    options = {"epochs": 2, "standardise": "whiten"}
+    found = run(pairs, encoder_path, spoiled, tmp_path / "spoiled", **options)
+    assert found["skipped_steps"] == 0
+    assert found["val_loss"] == run(pairs, encoder_path, banks, tmp_path / "clean", **options)["val_loss"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"anchor_weight": -1.0}, "anchor_weight is -1"),
+        ({"contrastive_weight": float("nan")}, "finite"),
+        ({"contrastive_weight": 0.0, "regression_weight": 0.0}, "teach nothing"),
+        ({"label_smoothing": 2.0}, "label_smoothing is 2"),
+        ({"head_dropout": 1.5}, "below 1"),
+        ({"shared_width": 0}, "shared_width is 0"),
+        ({"batch_size": 1}, "told apart"),
+        ({"teacher_weights": ["first=0", "second=0"]}, "0 for every teacher"),
+        ({"teacher_weights": ["first=inf"]}, "TEACHER=NUMBER"),
+    ],
+)
+def test_settings_with_which_nothing_would_be_learned_are_refused(
+    pairs: Store, encoder_path: Path, banks: list[Path], tmp_path: Path, given: dict, message: str
+):
+    with pytest.raises(PacxError, match=message):
+        run(pairs, encoder_path, banks, tmp_path / "run", **given)
+
+
+def test_one_validation_row_neither_chooses_the_epoch_nor_warns_of_a_collapse(
+    pairs: Store, encoder_path: Path, banks: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    bank = Bank.open(banks[0])
+    present = bank.present.copy()
+    present[pairs.rows("val")[1:]] = False
+    present[pairs.rows("val")[0]] = True
+    replace(bank, present=present).save(tmp_path / "holes")
+    with caplog.at_level("WARNING", logger="pacx"):
+        found = run(pairs, encoder_path, [tmp_path / "holes"], tmp_path / "run", epochs=2)
+    assert found["val_loss"] is None
+    assert not any("same embedding" in line for line in caplog.messages)
+    assert found["retrieval_split"] == "test"
+
+
 def test_holes_change_neither_loss_nor_gradients_nor_measurements(pairs: Store, encoder_path: Path, banks: list[Path]):
     opened = open_banks(banks, pairs)
     garbage = {

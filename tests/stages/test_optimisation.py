@@ -54,6 +54,20 @@ def test_the_rate_follows_the_steps_that_are_taken_and_ends_at_the_floor(
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_can_be_clipped_in_every_precision(tmp_path: Path, precision: Any, clip: float | None) -> None:
+    """Lightning refuses to clip in mixed precision for an optimiser that is fused."""
+    module = Tiny()
+    trainer = L.Trainer(
+        max_epochs=2, accelerator="cpu", precision=precision, gradient_clip_val=clip, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(TensorDataset(torch.randn(3, 2)), batch_size=1))
+    assert trainer.global_step == 6
+    assert trainer.optimizers[0].param_groups[0]["fused"] == (precision == "32-true" or clip is None)
+
+
 def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
     with pytest.raises(PacxError, match="shorter than the run"):

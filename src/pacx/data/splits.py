@@ -76,9 +76,11 @@ def fold_patients(
     """
     if folds < 2 or not 0 <= fold < folds:
         raise PacxError(f"There is no fold {fold} of {folds}: --folds is at least 2, --fold from 0 to one less.")
-    train, val, _ = fractions
-    if train <= 0 or val < 0:
-        raise PacxError(f"Split fractions {tuple(fractions)} leave nobody to train on. Give e.g. 0.7 0.1 0.2.")
+    train, val = (*fractions, 0.0, 0.0)[:2]
+    if len(fractions) != 3 or not train > 0 or not val >= 0:
+        raise PacxError(
+            f"Split fractions {tuple(fractions)} are not three shares with somebody to train on. Give e.g. 0.7 0.1 0.2."
+        )
     patients = table["patient_id"].astype(str)
     split = {name: _fold_split(name, folds, fold, val_share=val / (train + val), seed=seed) for name in set(patients)}
     return patients.map(split).rename("split")

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from pacx.errors import PacxError
 from pacx.models.config import EncoderConfig, EncoderSize
-from pacx.models.lean import run_blocks
+from pacx.models.lean import is_hooked, run_blocks
 from pacx.models.weights import CONFIG_FILE, WEIGHTS_FILE, new_folder, save_weights, weights_hash
 from pacx.preprocess import Geometry
 from pacx.runs import write_json
@@ -263,7 +263,7 @@ def _class_token_after(block: Any, x: Float[Tensor, "B 1+N D"]) -> Float[Tensor,
 
     A block that is more than its formula (sharded, hooked, compiled) is called as it is.
     """
-    if not isinstance(block, Block) or any((block._forward_hooks, block._forward_pre_hooks, block._compiled_call_impl)):
+    if not isinstance(block, Block) or any(map(is_hooked, (block, block.attn, block.mlp))):
         everything: Tensor = block(x)
         return everything[:, 0]
     batch, length, width = x.shape

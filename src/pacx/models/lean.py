@@ -35,7 +35,7 @@ from torch.autograd.function import once_differentiable
 
 from pacx.models.onednn import applies, product, product_add
 
-__all__ = ["gelu_linear_add", "is_untouched", "linear_add", "norm_linear", "run_blocks", "run_decoder"]
+__all__ = ["gelu_linear_add", "is_hooked", "is_untouched", "linear_add", "norm_linear", "run_blocks", "run_decoder"]
 
 _PLAIN = {Block, Attention, Mlp, nn.Linear, nn.LayerNorm, LayerNorm, nn.GELU, nn.Identity, nn.Dropout}
 
@@ -115,17 +115,21 @@ def _is_plain(block: nn.Module) -> bool:
 
 def is_untouched(module: nn.Module) -> bool:
     """Say whether a part of a block is one of those that a plain block has, and does no more than its formula."""
-    hooks = (
-        module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks,
-        module._compiled_call_impl,
-    )  # fmt: skip
-    if any(hooks) or type(module) not in _PLAIN:
+    if is_hooked(module) or type(module) not in _PLAIN:
         return False
     if isinstance(module, nn.Linear):
         return module.bias is not None
     if isinstance(module, nn.GELU):
         return module.approximate == "none"
     return not (isinstance(module, nn.Dropout) and module.training and module.p > 0)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Say whether calling the module does more than its forward: somebody listens in, or it was compiled."""
+    return any((
+        module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks,
+        module._compiled_call_impl,
+    ))  # fmt: skip
 
 
 class _NormLinear(torch.autograd.Function):

@@ -27,7 +27,7 @@ from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pacx.models.lean import is_untouched, linear_add
+from pacx.models.lean import is_hooked, is_untouched, linear_add
 from pacx.models.onednn import applies, product, product_add
 
 __all__ = ["AdaptedBlock", "LoraLinear", "draw_mask"]
@@ -106,12 +106,16 @@ class AdaptedBlock(Block):
         adapted = (self.attn.qkv, self.mlp.fc1, self.mlp.fc2)
         if not all(type(layer) is LoraLinear and layer.is_plain() for layer in adapted):
             return False
-        rest = (
-            self.norm1, self.norm2, self.attn.proj, self.attn.attn_drop, self.attn.proj_drop, self.attn.q_norm,
-            self.attn.k_norm, self.mlp.act, self.mlp.drop1, self.mlp.norm, self.mlp.drop2, self.ls1, self.ls2,
-            self.drop_path1, self.drop_path2,
+        passing = (
+            self.attn.q_norm, self.attn.k_norm, self.mlp.norm, self.ls1, self.ls2, self.drop_path1, self.drop_path2,
         )  # fmt: skip
-        return all(is_untouched(_active(part)) for part in rest)
+        drops = (self.attn.attn_drop, self.attn.proj_drop, self.mlp.drop1, self.mlp.drop2)
+        plain = (self.norm1, self.norm2, self.attn.proj, self.mlp.act, *passing, *drops)
+        return (
+            all(isinstance(_active(part), nn.Identity) for part in passing)
+            and all(is_untouched(_active(part)) for part in plain)
+            and not any(map(is_hooked, (self.attn, self.mlp, *adapted, *plain)))
+        )
 
 
 def draw_mask(like: Tensor, share: float, *, seed: int) -> tuple[Tensor, float]:

@@ -77,7 +77,9 @@ def fit_standardiser(embeddings: NDArray[np.float32], how: Standardise) -> Stand
     if how == "none":
         return standardiser
     if len(embeddings) < 2:
-        raise PacxError(f"Found {len(embeddings)} training rows with a teacher; --standardise {how} needs at least 2.")
+        raise PacxError(
+            f"Found {len(embeddings)} training rows of a teacher; --standardise {how} needs at least 2 of each."
+        )
     rows = np.asarray(embeddings, dtype=np.float64)
     mean = rows.mean(axis=0)
     standardiser.mean.copy_(torch.from_numpy(mean))

@@ -129,7 +129,7 @@ class Student(nn.Module):
             {name: projection_head(width, dim, dropout=head_dropout) for name, dim in teachers.items()}
         )
         self.standardisers = nn.ModuleDict({name: Standardiser(dim) for name, dim in teachers.items()})
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / FIRST_TEMPERATURE)))
+        self.logit_scale = nn.Parameter(torch.full((1,), math.log(1 / FIRST_TEMPERATURE)))  # FSDP takes no scalars
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> StudentOutput:
         """Embed normalised images, project them, and predict every teacher's embedding."""
@@ -178,7 +178,7 @@ class Student(nn.Module):
         """
         with torch.no_grad():
             self.logit_scale.clamp_(0.0, math.log(LARGEST_SCALE))
-        return self.logit_scale.exp()
+        return self.logit_scale.exp().squeeze(0)
 
     def merged_encoder(self) -> Encoder:
         """Return a plain encoder, in evaluation mode on the CPU, that gives the adapted one's embeddings."""

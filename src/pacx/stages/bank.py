@@ -184,6 +184,10 @@ def _check_arguments(given: dict[str, Any]) -> None:
         raise PacxError(f"A bank is made with --teacher or from --embeddings; {both} were given. Give one of the two.")
     if given["embeddings"] and not given["name"]:
         raise PacxError("Embeddings from files need a name for reports: --name ppg.")
+    if given["name"] is not None and not str(given["name"]).isidentifier():
+        raise PacxError(
+            f"A teacher cannot be called {given['name']!r}. Use letters, digits and _, such as ecg or labs."
+        )
     foreign = [flag for flag in ("ids", "kind", "ignore_unknown") if given[flag]]
     if given["teacher"] is not None and (foreign or given["match"] != "image_id"):
         flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in foreign or ["match"])

@@ -23,12 +23,14 @@ Weights of the two terms: the paper gives none, the authors' command line had .5
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 from pacx.data.bank import open_banks
 from pacx.data.batches import Augment, StoreDataset, make_loader
 from pacx.data.store import Store
+from pacx.errors import PacxError
 from pacx.models.encoder import load_encoder, weights_hash
 from pacx.models.standardise import Standardise, fit_standardiser
 from pacx.models.student import Adaptation, Student, TrainNorms
@@ -146,6 +148,7 @@ def distill(
             runs/bank-labs --out runs/pacx
     """
     arguments = dict(locals())
+    _check_arguments(arguments)
     with open_run(out, command="distill", config=arguments, overwrite=overwrite) as run:
         cohort = Store.open(store)
         base = load_encoder(encoder)
@@ -168,39 +171,32 @@ def distill(
             student.standardisers[name] = fit_standardiser(lessons.embeddings(name, "train"), standardise)
         module = Distillation(
             student, taught, image_ids=cohort.manifest["image_id"].tolist(),
-            patient=lessons.patient if patient_aware else None,
-            contrastive_weight=contrastive_weight, regression_weight=regression_weight, anchor_weight=anchor_weight,
-            teacher_weights=weights,
+            patient=lessons.patient if patient_aware else None, contrastive_weight=contrastive_weight,
+            regression_weight=regression_weight, anchor_weight=anchor_weight, teacher_weights=weights,
             label_smoothing=label_smoothing, learning_rate=learning_rate, weight_decay=weight_decay,
             warmup_epochs=warmup_epochs,
         )  # fmt: skip
         batch_size = clip_batch_size(batch_size, len(rows["train"]))
-        loaders = {
-            split: make_loader(
-                StoreDataset(
-                    cohort,
-                    part,
-                    preprocess=base.config.preprocess,
-                    augment=Augment.distill() if augment and split == "train" else Augment.none(),
-                    seed=seed,
-                ),
-                batch_size=batch_size,
-                shuffle=split == "train",
-                seed=seed,
-                workers=workers,
-                drop_last=split == "train",  # a small last batch would have few negatives
+
+        def loader(split: str, *, training: bool = False) -> Any:
+            change = Augment.distill() if augment and training else Augment.none()
+            data = StoreDataset(cohort, rows[split], preprocess=base.config.preprocess, augment=change, seed=seed)
+            # A small last batch would have few negatives.
+            return make_loader(
+                data, batch_size=batch_size, shuffle=training, seed=seed, workers=workers, drop_last=training
             )
-            for split, part in rows.items()
-            if len(part)
-        }
+
+        training = loader("train", training=True)
+        # One row alone has nothing to be told apart from: it cannot say which epoch is best.
+        watched = loader("val") if len(rows["val"]) > 1 else None
+        judged = next(split for split in ("test", "val", "train") if len(rows[split]))
         trainer = make_trainer(
             run, epochs=epochs, seed=seed, precision=precision, accelerator=accelerator, devices=devices,
-            strategy=strategy, gradient_clip=gradient_clip, monitor="val_loss" if "val" in loaders else None,
+            strategy=strategy, gradient_clip=gradient_clip, monitor=None if watched is None else "val_loss",
         )  # fmt: skip
-        fit(trainer, module, loaders["train"], loaders.get("val"), resume=resume_path(run, resume))
+        fit(trainer, module, training, watched, resume=resume_path(run, resume))
         load_weights(module, best_path(run))
-        judged = "test" if "test" in loaders else "val" if "val" in loaders else "train"
-        results = judge(trainer, module, true, loaders, cohort, judged=judged, seed=seed)
+        results = judge(trainer, module, true, cohort, watched=watched, judged=(judged, loader(judged)), seed=seed)
         if results["embedding_spread"] < COLLAPSED:
             log.warning(
                 "distill: the student has collapsed: all images have nearly the same embedding (spread %.4f of 1). "
@@ -222,3 +218,22 @@ def distill(
                 **sizes(module.student),
             }
         )
+
+
+def _check_arguments(given: dict[str, Any]) -> None:
+    """Refuse numbers with which nothing, or the opposite, would be learned."""
+    weights = ("contrastive_weight", "regression_weight", "anchor_weight")
+    for flag in weights:
+        if not 0 <= given[flag] < math.inf:
+            raise PacxError(f"{flag} is {given[flag]:g}; it must be a finite number, 0 (left out) or more.")
+    if not given["contrastive_weight"] and not given["regression_weight"]:
+        raise PacxError("contrastive_weight and regression_weight are both 0: the teachers would teach nothing.")
+    for flag in ("label_smoothing", "head_dropout", "lora_dropout"):
+        if not 0 <= given[flag] < 1:
+            raise PacxError(f"{flag} is {given[flag]:g}; it must be at least 0 and below 1.")
+    for flag, least in (("shared_width", 1), ("batch_size", 2 if given["contrastive_weight"] else 1)):
+        if given[flag] < least:
+            raise PacxError(
+                f"{flag} is {given[flag]}; it must be at least {least}"
+                f"{', since a row alone has nothing to be told apart from' if least > 1 else ''}."
+            )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -116,12 +117,14 @@ class Distillation(L.LightningModule):
         rows = batch["index"].cpu().numpy()
         teachers = {}
         for name, bank in self.banks.items():
-            embedding = self.student.standardisers[name](torch.from_numpy(bank.embeddings[rows]).to(self.device))
+            present = bank.present[rows]
+            said = np.where(present[:, None], bank.embeddings[rows], np.float32(0))  # a hole may hold anything
+            embedding = self.student.standardisers[name](torch.from_numpy(said).to(self.device))
             teachers[name] = {
                 "projected": self.student.project_teacher(name, embedding),
                 "predicted": output["regression"][name],
                 "embedding": embedding,
-                "present": torch.from_numpy(bank.present[rows]).to(self.device),
+                "present": torch.from_numpy(present).to(self.device),
             }
         made = {"index": batch["index"], "shared": output["shared"], "teachers": teachers}
         if self.patient is not None:
@@ -131,8 +134,12 @@ class Distillation(L.LightningModule):
         return made
 
     def loss(self, made: dict[str, Any]) -> dict[str, Tensor]:
-        """Compute the objective over what `forward` made here and on the other processes."""
-        return distillation_loss(*self._terms(made), **self._settings(made))
+        """Compute the objective over what `forward` made here and on the other processes, in full precision.
+
+        Half of it would round the logits, which a small temperature makes large, and move the gradient by a percent.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            return distillation_loss(*self._terms(made), **self._settings(made))
 
     @torch.no_grad()
     def measure(self, made: dict[str, Any]) -> dict[str, float]:
@@ -141,6 +148,8 @@ class Distillation(L.LightningModule):
             key: float(value)
             for key, value in joint_distillation_loss(*self._terms(made), **self._settings(made)).items()
         }
+        if not {"contrastive", "regression"} & found.keys():
+            found["loss"] = float("nan")  # nothing was measured, which is not the same as a perfect score
         for name, terms in made["teachers"].items():
             pair = Paired(**terms)
             numbers = cosines(made["shared"], pair.projected, pair.present)
@@ -170,10 +179,15 @@ class Distillation(L.LightningModule):
         checkpoint["state_dict"] |= {key: value for key, value in self.state_dict().items() if key in frozen}
 
     def _terms(self, made: dict[str, Any]) -> tuple[Tensor, dict[str, TeacherTerms]]:
-        return made["shared"], {name: TeacherTerms(**terms) for name, terms in made["teachers"].items()}
+        teachers = {
+            name: TeacherTerms(**{key: one if key == "present" else one.float() for key, one in terms.items()})
+            for name, terms in made["teachers"].items()
+        }
+        return made["shared"].float(), teachers
 
     def _settings(self, made: dict[str, Any]) -> dict[str, Any]:
-        given = {"patient": made.get("patient"), "anchor": made.get("distance")}
+        distance = made.get("distance")
+        given = {"patient": made.get("patient"), "anchor": None if distance is None else distance.float()}
         return {"scale": self.student.scale(), **self.weights, **given}
 
     def _frozen(self) -> set[str]:

@@ -31,17 +31,27 @@ def judge(
     trainer: L.Trainer,
     module: Distillation,
     true: Mapping[str, Bank],
-    loaders: Mapping[str, Any],
     store: Store,
     *,
-    judged: str,
+    watched: Any | None,
+    judged: tuple[str, Any],
     seed: int,
 ) -> dict[str, Any]:
-    """Measure the kept student: on validation as it was trained, and on unseen rows against the true banks."""
-    watched = "val" if "val" in loaders else judged
-    measured = module.measure(join(predict(trainer, module, loaders[watched])))
+    """Measure the kept student: on validation as it was trained, and on unseen rows against the true banks.
+
+    Args:
+        trainer: what computes.
+        module: holds the student, with the banks that it was taught by.
+        true: the banks before anything was shuffled or forgotten.
+        store: whose rows these are.
+        watched: loader of the validation rows, if there are any.
+        judged: the split to judge on, and its loader.
+        seed: of the bootstrap.
+    """
+    split, loader = judged
+    measured = module.measure(join(predict(trainer, module, loader if watched is None else watched)))
     module.banks = true
-    made = join(predict(trainer, module, loaders[judged]))
+    made = join(predict(trainer, module, loader))
     patient = store.manifest["patient_id"].to_numpy(dtype=str)[made["index"].numpy()]
     teachers = {}
     for name, terms in made["teachers"].items():
@@ -52,13 +62,13 @@ def judge(
             "regression_cosine": bootstrap_mean(cosine, patient[pair.present.numpy()], seed=seed),
         }
     return {
-        "val_loss": measured["loss"] if "val" in loaders else float("nan"),
+        "val_loss": float("nan") if watched is None else measured["loss"],
         "anchor_distance": measured.get("anchor", float("nan")),
         "temperature": 1 / float(module.student.scale().detach()),
         "positive_cosine": _mean([measured[f"positive_cosine/{name}"] for name in true]),
         "negative_cosine": _mean([measured[f"negative_cosine/{name}"] for name in true]),
         "embedding_spread": measured["spread"],
-        "retrieval_split": judged,
+        "retrieval_split": split,
         "teachers": teachers,
     }
 

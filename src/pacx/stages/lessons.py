@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -77,20 +78,23 @@ def by_teacher(given: Sequence[str] | None, banks: Mapping[str, Bank], *, option
     """Read numbers for teachers, as in `ecg=0.5`.
 
     Raises:
-        PacxError: not NAME=NUMBER, a number below 0, or no such teacher.
+        PacxError: not NAME=NUMBER, a number that is infinite or below 0, no such teacher, or nothing but zeros for all.
     """
-    numbers = {}
+    numbers: dict[str, float] = {}
     for text in given or []:
         name, _, number = text.partition("=")
         try:
-            numbers[name] = float(number)
+            value = float(number)
         except ValueError:
-            numbers[name] = -1.0
-        if name not in banks or not numbers[name] >= 0:
+            value = math.nan
+        if name not in banks or not 0 <= value < math.inf:
             raise PacxError(
                 f"--{option} {text}: give TEACHER=NUMBER, a number of at least 0, for teachers among "
                 f"{', '.join(banks)}, as in {next(iter(banks))}=0.5."
             )
+        numbers[name] = value
+    if not any(numbers.get(name, 1.0) for name in banks):
+        raise PacxError(f"--{option} is 0 for every teacher; nothing would be learned. Give one of them more.")
     return numbers
 
 

@@ -84,8 +84,9 @@ def adamw_with_warmup(
 ) -> Any:
     """Make what `configure_optimizers` returns: AdamW over the trainable parameters, warm-up, cosine to `floor`.
 
-    The step is one fused kernel, except where float16 gradients are scaled: a fused step undoes the scaling itself,
-    too late for gradients to be clipped before it.
+    The step is one fused kernel, except where gradients are scaled (float16), since a fused step undoes the scaling
+    itself, too late for gradients to be clipped before it; and where they are clipped in any mixed precision, since
+    Lightning refuses to clip for an optimiser that could undo a scaling, whether there is one or not.
 
     Raises:
         PacxError: a rate or decay out of range, or a warm-up that leaves no epoch to train in.
@@ -98,7 +99,7 @@ def adamw_with_warmup(
         parameter_groups(network.named_parameters(), weight_decay=weight_decay),
         lr=learning_rate,
         betas=betas,
-        fused=getattr(trainer.precision_plugin, "scaler", None) is None,
+        fused=_can_fuse(trainer),
     )
     epochs = int(trainer.max_epochs or 1)
     schedule = warmup_cosine_schedule(
@@ -109,6 +110,12 @@ def adamw_with_warmup(
         floor=floor,
     )
     return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+
+def _can_fuse(trainer: L.Trainer) -> bool:
+    mixed = str(trainer.precision_plugin.precision).endswith("mixed")
+    scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+    return not scaled and not (mixed and trainer.gradient_clip_val)
 
 
 def parameter_groups(

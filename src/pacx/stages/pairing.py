@@ -55,7 +55,12 @@ def cosines(
 
 
 def spread(image: Float[Tensor, "N S"]) -> float:
-    """Return 1 - |mean of the unit vectors|^2: 0 when all images fall on one point (collapse), at most 1."""
+    """Return 1 - |mean of the unit vectors|^2: 0 when all images fall on one point (collapse), at most 1.
+
+    NaN below two images.
+    """
+    if len(image) < 2:
+        return float("nan")
     return 1.0 - float(F.normalize(image.double(), dim=-1).mean(0).square().sum())
 
 
