@@ -69,7 +69,7 @@ def joint(odd: Store, taught: dict[str, Any], tmp_path_factory: pytest.TempPathF
         job("fsdp", odd, out, {"strategy": "fsdp", "gradient_clip": 0.5}),
         job("fsdp-stopped", odd, out, {"strategy": "fsdp", "gradient_clip": 0.5}, HOPELESS),
         job("fsdp-stopped", odd, out, {"strategy": "fsdp", "gradient_clip": 0.5}, name="fsdp-resumed"),
-        distillation(taught, out),
+        *(distillation(taught, out, strategy) for strategy in ("ddp", "fsdp")),
     ]
     (out / "jobs.json").write_text(json.dumps(jobs))
     with socket.socket() as free:
@@ -105,10 +105,10 @@ def job(
     return {"name": name or folder, "command": "pretrain", "arguments": arguments, "spoiled": list(spoiled)}
 
 
-def distillation(taught: dict[str, Any], out: Path) -> dict[str, Any]:
-    arguments = {**DISTILL, **TWO, **taught, "strategy": "ddp", "out": out / "distill"}
+def distillation(taught: dict[str, Any], out: Path, strategy: str) -> dict[str, Any]:
+    arguments = {**DISTILL, **TWO, **taught, "strategy": strategy, "out": out / f"distill-{strategy}"}
     plain = json.loads(json.dumps(arguments, default=str))
-    return {"name": "distill", "command": "distill", "arguments": plain, "spoiled": []}
+    return {"name": f"distill-{strategy}", "command": "distill", "arguments": plain, "spoiled": []}
 
 
 @pytest.fixture(scope="module")
@@ -191,19 +191,27 @@ def test_losses_are_those_of_one_process_and_no_image_counts_twice(
         assert [ours[key] for key in ("epoch", "step")] == [theirs[key] for key in ("epoch", "step")]
 
 
+@pytest.fixture(scope="module")
+def student(taught: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same distillation in this process, with the joint batch."""
+    out = tmp_path_factory.mktemp("student") / "distill"
+    distill(**taught, **DISTILL, **ONE, out=out)
+    return out
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_distillation_is_judged_by_the_whole_validation_split_each_row_counted_once(
-    joint: Path, taught: dict[str, Any], tmp_path: Path
+    joint: Path, student: Path, strategy: str
 ) -> None:
-    assert ends(joint, "distill") == ["finished", "left with 0"]
-    distill(**taught, **DISTILL, **ONE, out=tmp_path / "distill")
-    ours, theirs = measured(joint / "distill"), measured(tmp_path / "distill")
+    assert ends(joint, f"distill-{strategy}") == ["finished", "left with 0"]
+    ours, theirs = measured(joint / f"distill-{strategy}"), measured(student)
     judged = [key for key in theirs[0] if key.startswith(("val_", "temperature"))]
     assert {"val_loss", "val_image_r1/all", "val_image_r5/few", "val_teacher_r5/all", "val_spread"} <= set(judged)
     for one, other in zip(ours, theirs, strict=True):
         for key in judged:
             assert float(one[key]) == pytest.approx(float(other[key]), abs=1e-5), key
         assert float(one["train_loss"]) == pytest.approx(float(other["train_loss"]), abs=1e-5)
-    same, results = (read_result(out / "distill")["results"] for out in (joint, tmp_path))
+    same, results = (read_result(out)["results"] for out in (joint / f"distill-{strategy}", student))
     assert same["val_loss"] == pytest.approx(results["val_loss"], abs=1e-5)
     assert same["val_loss"] == pytest.approx(min(float(row["val_loss"]) for row in ours), abs=1e-5)
     assert abs(float(ours[0]["val_loss"]) - float(ours[1]["val_loss"])) > 0.1  # epochs are told apart
