@@ -72,6 +72,11 @@ def test_flags_may_be_written_the_usual_way() -> None:
     assert (parsed.what, parsed.glaze, parsed.sizes, parsed.out) == ("sponge", True, [20, 26], Path("x"))
 
 
+def test_a_list_may_be_given_in_several_parts() -> None:
+    argv = friendly_arguments(bake, ["sponge", "--sizes", "20", "--out", "x", "--sizes", "26", "28"])
+    assert argv == ["sponge", "--sizes", "[20,26,28]", "--out", "x"]
+
+
 def test_words_in_a_list_stay_words_and_a_pair_may_be_written_with_a_blank() -> None:
     argv = friendly_arguments(bake, ["sponge", "--toppings", "No", "A, B", "--span", "0.5", "1", "--out", "x"])
     parsed = build_parser("bake", bake).parse_args(argv)

@@ -147,10 +147,12 @@ def friendly_arguments(function: Callable[..., Any], argv: Sequence[str]) -> lis
     """Let flags be written the usual way.
 
     `--flip` stands for `--flip true`, `--tasks a b` for `--tasks '["a","b"]'`, `--batch-size` for `--batch_size`.
+    A list may be given in several parts: `--root data=a --root mae=b` is `--root data=a mae=b`.
     """
     hints = typing.get_type_hints(function)
     tokens = list(argv)
     out: list[str] = []
+    lists: dict[str, tuple[int, list[str]]] = {}
     while tokens:
         token = tokens.pop(0)
         flag, sign, value = token.partition("=")
@@ -163,10 +165,15 @@ def friendly_arguments(function: Callable[..., Any], argv: Sequence[str]) -> lis
         if hint is bool and (not tokens or tokens[0].lower() not in {"true", "false", "yes", "no"}):
             out.append("true")
         elif _is_list(hint) and tokens and not tokens[0].startswith("["):
-            values = []
+            if token in lists:
+                out.pop()  # the flag is there already
+            else:
+                lists[token] = (len(out), [])
+                out.append("")
+            place, values = lists[token]
             while tokens and not tokens[0].startswith("--"):
                 values.append(tokens.pop(0))
-            out.append(json.dumps(values) if _holds_text(hint) else "[" + ",".join(values) + "]")
+            out[place] = json.dumps(values) if _holds_text(hint) else "[" + ",".join(values) + "]"
     return out
 
 
