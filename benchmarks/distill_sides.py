@@ -163,7 +163,9 @@ def _our_optimizer(model: nn.Module) -> torch.optim.Optimizer:
     """Make the optimiser that `pacx distill` makes; a stand-in says what a trainer would be asked."""
     from pacx.stages.optimisation import adamw_with_warmup
 
-    trainer: Any = SimpleNamespace(max_epochs=1, estimated_stepping_batches=1000, precision_plugin=None)
+    trainer: Any = SimpleNamespace(
+        max_epochs=1, estimated_stepping_batches=1000, precision_plugin=SimpleNamespace(precision="32-true")
+    )
     made = adamw_with_warmup(
         trainer, model, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, warmup_epochs=0, floor=0.01
     )

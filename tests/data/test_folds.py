@@ -62,7 +62,7 @@ def test_a_fold_that_does_not_exist_is_refused() -> None:
     for folds, fold in ((1, 0), (3, 3), (3, -1)):
         with pytest.raises(PacxError, match=f"no fold {fold} of {folds}"):
             fold_patients(table(4), folds=folds, fold=fold)
-    with pytest.raises(PacxError, match="nobody to train on"):
+    with pytest.raises(PacxError, match="three shares with somebody to train on"):
         fold_patients(table(4), folds=2, fold=0, fractions=(0.0, 0.5, 0.5))
 
 

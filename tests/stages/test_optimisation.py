@@ -76,7 +76,9 @@ def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
 
 def made(net: nn.Module, *, scaler: object = None) -> torch.optim.AdamW:
     trainer = SimpleNamespace(
-        precision_plugin=SimpleNamespace(scaler=scaler), max_epochs=2, estimated_stepping_batches=20
+        precision_plugin=SimpleNamespace(precision="32-true", scaler=scaler),
+        max_epochs=2,
+        estimated_stepping_batches=20,
     )
     parts = adamw_with_warmup(trainer, net, learning_rate=0.01, weight_decay=0.1, warmup_epochs=0.0)  # type: ignore[arg-type]
     optimizer: torch.optim.AdamW = parts["optimizer"]
