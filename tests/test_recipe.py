@@ -245,7 +245,6 @@ def test_a_dry_run_shows_what_is_given_and_what_is_not_there_yet(
 def test_skipped_steps_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = recipe(tmp_path, CHAIN)
     run(path, out=tmp_path / "out")
-    logging.getLogger("pacx").propagate = True
     with caplog.at_level(logging.INFO, logger="pacx"):
         run(path, out=tmp_path / "out")
     assert "[1/4] a (note): done before, skipped" in caplog.text

@@ -109,14 +109,17 @@ def _overview() -> str:
     return "\n".join(lines)
 
 
+class _Screen(logging.Handler):
+    """Writes to what is standard error now: a program that calls `main` may have exchanged and closed it since."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)  # standard output stays free for results
+
+
 def _log_to_screen() -> None:
     log = logging.getLogger("pacx")
-    screen = next((handler for handler in log.handlers if type(handler) is logging.StreamHandler), None)
-    if screen is None:
-        screen = logging.StreamHandler()  # stderr: standard output stays free for results
-        screen.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(screen)
-    screen.stream = sys.stderr  # it may have been another one, closed since, when a program called `main` before
+    if not any(isinstance(handler, _Screen) for handler in log.handlers):
+        log.addHandler(_Screen())
     log.setLevel(logging.INFO)
     log.propagate = False
 

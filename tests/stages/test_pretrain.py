@@ -334,9 +334,8 @@ def test_a_gray_encoder_has_no_three_channels(store: Store, encoder_path: Path, 
     ],
 )
 def test_the_command_line_says_which_numbers_do_not_fit(
-    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch, flags: list[str], message: str
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ):
-    monkeypatch.setattr("pacx.cli._log_to_screen", lambda: None)  # it would keep the screen of this one test
     arguments = ["pretrain", "--store", str(store.path), "--out", str(tmp_path / "a"), "--accelerator", "cpu"]
     small = [] if "--width" in flags or "--size" in flags else ["--width", "32", "--heads", "2", "--depth", "1"]
     assert main([*arguments, *small, *flags]) == 2
