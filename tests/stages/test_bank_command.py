@@ -173,11 +173,13 @@ def test_a_teacher_that_says_the_same_of_everybody_is_warned_of(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "neither were given"),
-        ({"teacher": Path("t"), "embeddings": [Path("x.npy")]}, "both were given"),
+        ({}, "none of them"),
+        ({"teacher": Path("t"), "embeddings": [Path("x.npy")]}, "--teacher and --embeddings"),
         ({"embeddings": [Path("x.npy")]}, "need a name"),
         ({"teacher": Path("t"), "ids": ["order"], "kind": "x"}, "--ids, --kind belongs to --embeddings"),
         ({"teacher": Path("t"), "match": "patient_id"}, "--match belongs to --embeddings"),
+        ({"teacher": Path("t"), "noise": 0.5}, "name it with --like"),
+        ({"like": Path("t"), "ids": ["order"]}, "--ids belongs to --embeddings"),
         ({"teacher": Path("t"), "batch_size": 0}, "--batch-size is 0; it must be 1 or more"),
         ({"teacher": Path("t"), "workers": 0}, "--workers is 0"),
     ],
@@ -188,6 +190,20 @@ def test_flags_that_do_not_go_together_are_refused_before_anything_is_written(
     with pytest.raises(PacxError, match=message):
         bank(store=store.path, out=tmp_path / "bank", **arguments)
     assert not (tmp_path / "bank").exists()
+
+
+def test_a_bank_made_like_another_keeps_its_name_and_says_how_it_was_changed(store: Store, tmp_path: Path):
+    first = fill_bank(store, Echo(half(store)), tmp_path / "first", batch_size=10)
+    given = {"store": store.path, "like": tmp_path / "first", "noise": 0.1, "mean_cosine": 0.5}
+    result = bank(**given, out=tmp_path / "second")["results"]
+    second = Bank.open(tmp_path / "second")
+    assert (second.name, second.meta["kind"], second.image_ids) == ("echo", "echo", first.image_ids)
+    np.testing.assert_array_equal(second.present, first.present)
+    assert (second.meta["noise"], second.meta["asked_mean_cosine"]) == (0.1, 0.5)
+    assert abs(result["mean_cosine"] - 0.5) < 0.1
+    with pytest.raises(PacxError, match="cannot be made"):
+        bank(**{**given, "mean_cosine": 1.5}, out=tmp_path / "third")
+    assert not (tmp_path / "third" / "result.json").exists()
 
 
 def ecg_teacher(folder: Path, *, seed: int = 0) -> Path:

@@ -17,7 +17,7 @@ from pacx.errors import PacxError
 from pacx.models.encoder import load_encoder, weights_hash
 from pacx.models.student import Student
 from pacx.stages.distill import distill
-from pacx.stages.lessons import paired_rows
+from pacx.stages.lessons import paired_rows, plan_lessons
 from pacx.stages.pairing import cosines, spread
 
 QUICK = {
@@ -90,6 +90,21 @@ def test_rows_that_some_teacher_knows_train_unless_only_complete_ones_are_wanted
     assert runs.true["num_complete"] == int(present.all(axis=0).sum()) < runs.true["num_train"]
     complete = run(pairs, encoder_path, banks, tmp_path / "c", complete_only=True, epochs=2)
     assert complete["num_train"] == runs.true["num_complete"]
+
+
+def test_fewer_pairs_lie_within_more_and_patients_stay_whole(pairs: Store, banks: list[Path]) -> None:
+    opened = open_banks(banks, pairs)
+    patient = pairs.manifest["patient_id"].to_numpy()
+    chosen = [plan_lessons(pairs, opened, num_pairs=number, seed=3).rows["train"] for number in (10, 30)]
+    assert [len(rows) >= number for rows, number in zip(chosen, (10, 30), strict=True)] == [True, True]
+    assert set(chosen[0]) < set(chosen[1])
+    everybody = plan_lessons(pairs, opened, seed=3).rows
+    for rows in chosen:
+        assert np.isin(patient[everybody["train"]], patient[rows]).sum() == len(rows)
+    np.testing.assert_array_equal(plan_lessons(pairs, opened, num_pairs=10, seed=3).rows["val"], everybody["val"])
+    for number in (0, len(everybody["train"]) + 1):
+        with pytest.raises(PacxError, match=f"num_pairs is {number}"):
+            plan_lessons(pairs, opened, num_pairs=number)
 
 
 def test_keeping_half_of_each_teacher_makes_incomplete_pairs_that_train(

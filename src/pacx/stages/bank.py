@@ -10,6 +10,7 @@ cut in the same way, and each is computed by itself. A few batches are in memory
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from pacx import __version__
 from pacx.data.bank import Bank
+from pacx.data.bank_changes import with_mean_cosine, with_noise
 from pacx.data.bank_import import import_bank
 from pacx.data.bank_writer import BankWriter
 from pacx.data.store import Store
@@ -41,6 +43,10 @@ def bank(
     ids: list[str] | None = None,
     match: Literal["image_id", "study_id", "patient_id"] = "image_id",
     ignore_unknown: bool = False,
+    like: Path | None = None,
+    noise: float = 0.0,
+    mean_cosine: float | None = None,
+    seed: int = 0,
     name: str | None = None,
     kind: str | None = None,
     batch_size: int = 32,
@@ -50,7 +56,7 @@ def bank(
     out: Path,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Embed a store with a frozen teacher, or take embeddings from files.
+    """Embed a store with a frozen teacher, or take embeddings from files or from another bank.
 
     Args:
         store: the store with the teacher's modality (ECGs, labs), or with the images that embeddings belong to.
@@ -60,6 +66,10 @@ def bank(
             embeddings), or "order" if row i belongs to row i of the store; the column named by --match if not given.
         match: of embeddings: what the ids are; one of a patient goes to all of the patient's rows.
         ignore_unknown: of embeddings: leave out ids that the store does not have.
+        like: in place of a teacher: another bank of the store, to be made worse on purpose, for studies.
+        noise: with like: normal noise to add, in standard deviations of each number.
+        mean_cosine: with like: how alike two embeddings shall be on average, in [0, 1); differences stay as they are.
+        seed: with like: of the noise.
         name: the teacher's name in distillation and reports; its kind (ecg, labs) if not given.
         kind: of embeddings: the modality; the name if not given.
         batch_size: rows per forward pass.
@@ -86,6 +96,9 @@ def bank(
         if teacher is not None:
             run.read("teacher", path=teacher, hash=expert.weights_hash)
             answers = fill_bank(cohort, expert, target, batch_size=batch_size, resume=resume)
+        elif like is not None:
+            answers = _change(cohort, like, target, noise=noise, mean_cosine=mean_cosine, name=name, seed=seed)
+            run.read("bank", path=like, teacher=answers.name, weights_hash=answers.meta.get("weights_hash"))
         else:
             answers, counts = import_bank(
                 cohort, embeddings or [], target, name=name or "", kind=kind, ids=ids, match=match,
@@ -155,6 +168,19 @@ def fill_bank(store: Store, teacher: Teacher, folder: Path, *, batch_size: int =
     return Bank.open(folder)
 
 
+def _change(
+    store: Store, source: Path, folder: Path, *, noise: float, mean_cosine: float | None, name: str | None, seed: int
+) -> Bank:
+    """Write a changed copy of a bank: first what it says of everybody, then the noise."""
+    answers = Bank.open(source)
+    answers.check(store)
+    if mean_cosine is not None:
+        answers = with_mean_cosine(answers, mean_cosine)
+    answers = with_noise(answers, noise, seed=seed)
+    replace(answers, meta={**answers.meta, "teacher": name or answers.name}).save(folder)
+    return Bank.open(folder)
+
+
 def _refuse_not_finite(part: np.ndarray[Any, Any], image_ids: list[str], teacher: Teacher) -> None:
     wrong = [image_ids[row] for row in np.flatnonzero(~np.isfinite(part).all(axis=1))]
     if wrong:
@@ -179,9 +205,14 @@ def _judged(answers: Bank) -> dict[str, Any]:
 
 
 def _check_arguments(given: dict[str, Any]) -> None:
-    if (given["teacher"] is None) == (not given["embeddings"]):
-        both = "both" if given["teacher"] is not None else "neither"
-        raise PacxError(f"A bank is made with --teacher or from --embeddings; {both} were given. Give one of the two.")
+    sources = [flag for flag in ("teacher", "embeddings", "like") if given[flag]]
+    if len(sources) != 1:
+        found = " and ".join(f"--{flag}" for flag in sources) or "none of them"
+        raise PacxError(
+            f"A bank is made with --teacher, from --embeddings or --like another bank; found {found}. Give one."
+        )
+    if given["like"] is None and (given["noise"] or given["mean_cosine"] is not None):
+        raise PacxError("--noise and --mean-cosine change a bank that exists: name it with --like.")
     if given["embeddings"] and not given["name"]:
         raise PacxError("Embeddings from files need a name for reports: --name ppg.")
     if given["name"] is not None and not str(given["name"]).isidentifier():
@@ -189,9 +220,9 @@ def _check_arguments(given: dict[str, Any]) -> None:
             f"A teacher cannot be called {given['name']!r}. Use letters, digits and _, such as ecg or labs."
         )
     foreign = [flag for flag in ("ids", "kind", "ignore_unknown") if given[flag]]
-    if given["teacher"] is not None and (foreign or given["match"] != "image_id"):
+    if not given["embeddings"] and (foreign or given["match"] != "image_id"):
         flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in foreign or ["match"])
-        raise PacxError(f"{flags} belongs to --embeddings; with --teacher the rows are the store's own. Leave it out.")
+        raise PacxError(f"{flags} belongs to --embeddings; else the rows are the store's own. Leave it out.")
     for flag in ("batch_size", "workers"):
         if given[flag] is not None and given[flag] < 1:
             raise PacxError(f"--{flag.replace('_', '-')} is {given[flag]}; it must be 1 or more.")

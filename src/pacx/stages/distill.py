@@ -79,6 +79,7 @@ def distill(
     patient_aware: bool = True,
     complete_only: bool = False,
     keep: list[str] | None = None,
+    num_pairs: int | None = None,
     shuffle_teachers: bool = False,
     augment: bool = True,
     epochs: int = 50,
@@ -124,6 +125,7 @@ def distill(
             published code does.
         complete_only: train only on rows that every teacher knows, as in the paper.
         keep: share of the patients whose embeddings of a teacher are kept for training and validation, as in `ecg=0.5`.
+        num_pairs: train on about this many rows only, whole patients at a time; all if not given.
         shuffle_teachers: negative control: destroy the pairing of images and teachers.
         augment: crop, turn, blur and erase training images (no flip).
         epochs: passes over the training rows.
@@ -158,8 +160,9 @@ def distill(
         run.read("encoder", path=encoder, hash=weights_hash(base))
         run.read("banks", **{name: bank.meta.get("weights_hash") for name, bank in true.items()})
         lessons = plan_lessons(
-            cohort, true, complete_only=complete_only, keep=keep, shuffle=shuffle_teachers, seed=seed
-        )
+            cohort, true, complete_only=complete_only, keep=keep, num_pairs=num_pairs, shuffle=shuffle_teachers,
+            seed=seed,
+        )  # fmt: skip
         taught, rows = lessons.banks, lessons.rows
         seed_everything(seed)
         student = Student(

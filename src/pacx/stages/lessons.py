@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pacx.data.bank import Bank
 from pacx.data.manifest import SPLITS
+from pacx.data.splits import uniform
 from pacx.data.store import Store
 from pacx.errors import PacxError
 
@@ -46,6 +47,7 @@ def plan_lessons(
     *,
     complete_only: bool = False,
     keep: Sequence[str] | None = None,
+    num_pairs: int | None = None,
     shuffle: bool = False,
     seed: int = 0,
 ) -> Lessons:
@@ -56,11 +58,12 @@ def plan_lessons(
         banks: by teacher.
         complete_only: leave out rows that a teacher does not know.
         keep: shares of patients to keep, as in `ecg=0.5`.
+        num_pairs: how many training rows to keep, whole patients at a time; all if not given.
         shuffle: deal each teacher's embeddings out anew within each split.
         seed: of both.
 
     Raises:
-        PacxError: a share that makes no sense, or of a teacher that is not there; nobody left to train on.
+        PacxError: a share that makes no sense, or of a teacher that is not there; more pairs than there are.
     """
     split, patient = store.manifest["split"].to_numpy(dtype=str), store.manifest["patient_id"].to_numpy(dtype=str)
     shares = by_teacher(keep, banks, option="keep")
@@ -69,9 +72,22 @@ def plan_lessons(
         for name, bank in banks.items()
     }
     rows = {part: paired_rows(store, taught, part, complete_only=complete_only) for part in SPLITS}
+    if num_pairs is not None:
+        rows["train"] = _some_patients(rows["train"], patient, num_pairs, seed=seed)
     if shuffle:
         taught = {name: bank.shuffled(split, patient=patient, seed=seed) for name, bank in taught.items()}
     return Lessons(taught, rows, np.unique(patient, return_inverse=True)[1].astype(np.int64))
+
+
+def _some_patients(rows: NDArray[np.int64], patient: NDArray[np.str_], num: int, *, seed: int) -> NDArray[np.int64]:
+    """Keep the rows of the first patients of an order that seed and ids alone decide: fewer lie within more."""
+    if not 1 <= num <= len(rows):
+        raise PacxError(f"num_pairs is {num}; the training split has {len(rows)} rows to choose from, and 1 is needed.")
+    order = sorted(set(patient[rows]), key=lambda name: uniform(f"pairs:{seed}:{name}"))
+    place = {name: number for number, name in enumerate(order)}
+    of_row = np.array([place[name] for name in patient[rows]])
+    last = np.searchsorted(np.cumsum(np.bincount(of_row)), num)
+    return rows[of_row <= last]
 
 
 def by_teacher(given: Sequence[str] | None, banks: Mapping[str, Bank], *, option: str) -> dict[str, float]:
