@@ -1,4 +1,4 @@
-"""Write docs/distillation-study.md: `python docs/make_study.py runs/studies/distillation runs/studies/ablations`.
+"""Write docs/distillation-study.md: `python docs/make_study.py runs/phantom/study runs/phantom/ablations`.
 
 Its numbers are those of the runs' `report.json` and `arms.md`; none is typed by hand.
 """

@@ -40,6 +40,14 @@ TINY: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+LATER_PARTS = {
+    "pairs": {"mae", "pairs-100", "pairs-300", "pairs-1000", "pairs-3000"},
+    "teachers": {"mae", "pacx", "noise-0.5", "noise-1", "noise-2", "contrastive", "regression-0", "regression-0.43",
+                 "regression-0.8", "regression-0.95", "regression-centred"},
+    "pretraining": {"mae", "mae-75", "mae-cross", "pacx", "pacx-75", "pacx-cross"},
+}  # fmt: skip
+
+
 def tiny(recipe: Path, folder: Path) -> Path:
     """Write a copy of a recipe that runs in seconds; the chain itself is untouched."""
     content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
@@ -47,6 +55,8 @@ def tiny(recipe: Path, folder: Path) -> Path:
         step.update(TINY[step["command"]])
         if "image_size" in step:
             step["image_size"] = 32
+        if "num_pairs" in step:
+            step["num_pairs"] = 10
     target = folder / recipe.name
     target.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return target
@@ -162,13 +172,13 @@ def test_the_study_of_real_pre_training_runs_to_its_report(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_the_studies_of_distillation_run_to_one_table_each(tmp_path: Path) -> None:
+def test_the_parts_of_the_study_of_distillation_run_to_one_table_each(tmp_path: Path) -> None:
     study, parts = tmp_path / "study", tmp_path / "parts"
-    run(tiny(RECIPES / "studies" / "distillation.yaml", tmp_path), out=study)
+    run(tiny(RECIPES / "phantom" / "study.yaml", tmp_path), out=study)
     holes = {step: read_result(study / step)["results"] for step in ("pacx-0", "pacx-complete-0", "pacx-incomplete-0")}
     known = [holes[step]["num_train"] for step in ("pacx-complete-0", "pacx-incomplete-0", "pacx-0")]
     assert known == sorted(known) and known[0] < known[2]
-    run(tiny(RECIPES / "studies" / "ablations.yaml", tmp_path), out=parts, root=[f"study={study}"])
+    run(tiny(RECIPES / "phantom" / "ablations.yaml", tmp_path), out=parts, root=[f"study={study}"])
     content = json.loads((parts / "report" / "report.json").read_text(encoding="utf-8"))
     assert {arm["encoder"] for arm in content["arms"][0]["arms"]} == {
         "mae", "pacx", "no-ecg", "no-labs", "contrastive-only", "regression-only", "final-norm", "last-blocks",
@@ -176,6 +186,13 @@ def test_the_studies_of_distillation_run_to_one_table_each(tmp_path: Path) -> No
     }  # fmt: skip
     assert (parts / "report" / "arms.md").is_file()
     assert {one["encoder"] for part in content["segmentation"] for one in part["encoders"]} >= {"mae", "anchored-0"}
+    for part, arms in LATER_PARTS.items():
+        out = tmp_path / part
+        run(tiny(RECIPES / "phantom" / f"{part}.yaml", tmp_path), out=out, root=[f"study={study}"])
+        content = json.loads((out / "report" / "report.json").read_text(encoding="utf-8"))
+        assert {arm["encoder"] for arm in content["arms"][0]["arms"]} == arms
+    alike = json.loads((tmp_path / "teachers" / "ecg-cosine-0.95" / "result.json").read_text(encoding="utf-8"))
+    assert abs(alike["results"]["mean_cosine"] - 0.95) < 1e-4
 
 
 @pytest.mark.slow
