@@ -156,6 +156,7 @@ def finetune(
             checkpoint_minutes=checkpoint_minutes, monitor=chosen_on, mode="max",
         )  # fmt: skip
         fit(trainer, module, loaders["train"], loaders.get("val"), resume=resume_path(run, resume))
+        skipped = int(module.guard.skipped)  # of all epochs, not of the kept one
         load_weights(module, best_path(run))
         tables = {}
         for split, file in (("val", "val_predictions"), ("test", "predictions")):
@@ -174,7 +175,7 @@ def finetune(
                 "val_auroc": table.best("val_auroc", mode="max") if chosen_on else float("nan"),
                 "num_images": len(lesson.rows["train"]),
                 "images_per_second": table.images_per_second,
-                "skipped_steps": int(module.guard.skipped),
+                "skipped_steps": skipped,
                 "num_parameters": sum(parameter.numel() for parameter in module.classifier.parameters()),
             }
         )
