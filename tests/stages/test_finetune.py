@@ -154,6 +154,9 @@ def test_runs_with_several_seeds_are_pooled(trained: Path, run, tmp_path: Path):
     assert results["of"] == "finetune"
     assert results["summary"][0]["value"] == pytest.approx(np.mean(values))
     assert results["summary"][0]["num_runs"] == 2
+    report(runs=[trained, tmp_path / "second", tmp_path / "pool"], out=tmp_path / "report")
+    (part,) = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))["probes"]
+    assert [Path(row["run"]).name for row in part["scores"]] == ["pool"]  # which stands for both
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_been(
