@@ -7,7 +7,8 @@
   1e-6 in training and 1e-5 afterwards silently changes every feature.
 * One input channel. A radiograph is gray; repeating it three times triples the patch embedding and adds nothing.
 * On disk: a folder with `config.json` (`EncoderConfig`) and `model.safetensors`. Whoever loads it gets the geometry
-  and normalisation that it was trained with, and cannot forget them.
+  and normalisation that it was trained with, and cannot forget them. `patients.safetensors` beside them says whom the
+  weights have learned from, so that nobody is tested whom they know (`pacx.models.patients`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from pacx.errors import PacxError
 from pacx.models.config import EncoderConfig, EncoderSize
 from pacx.models.lean import is_hooked, run_blocks
+from pacx.models.patients import SeenPatients, save_patients
 from pacx.models.weights import CONFIG_FILE, WEIGHTS_FILE, new_folder, save_weights, weights_hash
 from pacx.preprocess import Geometry
 from pacx.runs import write_json
@@ -79,11 +81,13 @@ class Encoder(nn.Module):
     Attributes:
         config: architecture, preprocessing, provenance.
         vit: timm's network; its state-dict keys are the keys in the file.
+        patients: whom the weights have learned from; None if that is not known.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.patients: SeenPatients | None = None
         self.vit = VisionTransformer(
             img_size=config.preprocess.image_size,
             patch_size=config.patch_size,
@@ -199,6 +203,7 @@ def save_encoder(encoder: Encoder, folder: Path) -> Path:
     with new_folder(folder) as filling:
         save_weights(encoder.vit, filling / WEIGHTS_FILE)
         write_json(filling / CONFIG_FILE, encoder.config.to_dict())
+        save_patients(encoder.patients, filling)
     return folder
 
 

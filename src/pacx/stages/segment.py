@@ -27,6 +27,7 @@ from torch import Tensor
 from pacx.data.batches import Augment, StoreDataset, make_loader
 from pacx.data.store import Store
 from pacx.errors import PacxError
+from pacx.frozen.seen import check_unseen
 from pacx.models.encoder import load_encoder, weights_hash
 from pacx.models.weights import save_weights
 from pacx.runs import RunFolder, open_run
@@ -69,6 +70,7 @@ def segment(
     accelerator: str = "auto",
     workers: int = 0,
     resume: Resume = "auto",
+    allow_seen_patients: bool = False,
     out: Path,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -93,6 +95,7 @@ def segment(
         workers: loader processes; 0 loads in the training process.
         resume: auto = go on from the last finished epoch if there is one; true = do so or fail; false = start anew.
         out: the run folder to write.
+        allow_seen_patients: score the encoder even if it was trained on some of these patients; the result says so.
         overwrite: replace a finished run in `out`.
 
     Example:
@@ -107,6 +110,8 @@ def segment(
         cohort.mask(mask, [0])  # an unknown mask is refused before anything is computed
         seed_everything(seed)
         rows = _rows(cohort, train_images=train_images, seed=seed)
+        judged = "test" if len(rows["test"]) else "val"
+        seen = check_unseen(backbone, cohort, split=judged, needs=("image", "mask"), allow=allow_seen_patients)
         everything = np.concatenate(list(rows.values()))
         module = MaskDecoding(
             FrozenTokens(backbone, everything, flip=flip, budget_mib=cache_mib),
@@ -131,7 +136,6 @@ def segment(
         )  # fmt: skip
         fit(trainer, module, loaders["train"], loaders.get("val"), resume=resume_path(run, resume))
         load_weights(module, best_path(run))
-        judged = "test" if "test" in loaders else "val"
         if judged not in loaders:
             raise PacxError(f"Store {cohort.name} has neither test nor val images with masks: nothing to score on.")
         found = join(predict(trainer, module, loaders[judged]))
@@ -143,6 +147,7 @@ def segment(
             {
                 "mask": mask,
                 "encoder": encoder,
+                "seen_patients": seen,
                 "dice": bootstrap_mean(scores["dice"], scores["patient_id"], seed=seed),
                 "iou": bootstrap_mean(scores["iou"], scores["patient_id"], seed=seed),
                 "split": judged,

@@ -1,0 +1,1 @@
+"""What training and judging share about a frozen encoder."""
