@@ -1,1 +1,1 @@
-"""What training and judging share about a frozen encoder."""
+"""Frozen encoders: what one makes of a store, computed once and kept, and whom it may be judged on."""
