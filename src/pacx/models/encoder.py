@@ -138,6 +138,19 @@ class Encoder(nn.Module):
                 x = block(x)
             yield maps.pop()
 
+    def tokens_with_attention(self, images: Float[Tensor, "B C H W"]) -> tuple[Tensor, list[Tensor]]:
+        """Return `tokens` and each block's softmax maps, joined by gradients: a score of the one by the others.
+
+        All maps are in memory at once: depth x B x heads x T^2 floats.
+        """
+        maps, x = [], self.embed(images)
+        for block in self.vit.blocks:
+            with _recorded_map(block.attn) as found:
+                x = block(x)
+            maps.append(found.pop())
+        tokens: Tensor = self.vit.norm(x)
+        return tokens, maps
+
     def attention(self, images: Float[Tensor, "B C H W"]) -> list[Tensor]:
         """Return the maps of `iter_attention` for all blocks at once: depth x (B, heads, 1+N, 1+N)."""
         return list(self.iter_attention(images))
