@@ -25,7 +25,7 @@ _OUTLINES = ("#35c9ff", "#ffb000", "#7cff6b", "#ff5fa2")
 """One colour per mask, told apart on gray by colour-blind readers."""
 
 _COLOURS = "inferno"
-_BRIGHTEST = {"rollout": 3.0, "gradient": 10.0}
+_BRIGHTEST = {"rollout": 3.0, "gradient": 6.0}
 """Multiple of even attention from which on the colour no longer changes."""
 
 _LINES = {

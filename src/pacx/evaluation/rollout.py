@@ -16,6 +16,8 @@ class token's own row, or the mean of the patches' rows. It is scaled to sum 1.
 
 * Rollout ignores the values and the MLPs, and knows no question: it says where information could have come from.
 * Gradient weighting asks about one class. Where no attention raises the score the map is undefined (NaN), not even.
+  The identity that R starts from is taken off: it would give every patch as much, whatever the score. So what a patch
+  says for itself, without attention, is not in the map; that matters for heads on the patches' mean.
 """
 
 from __future__ import annotations
@@ -139,7 +141,8 @@ def gradient_maps(
         score = read_token(tokens, token) @ direction.to(tokens)
         gradients = torch.autograd.grad(score.sum(), maps)
     relevance = gradient_rollout([part.detach() for part in maps], gradients, start_layer=start_layer)
-    return _patch_maps(relevance, encoder, token)
+    own = torch.eye(relevance.shape[-1], dtype=relevance.dtype, device=relevance.device)
+    return _patch_maps(relevance - own, encoder, token)
 
 
 def read_token(tokens: Float[Tensor, "B 1+N D"], token: ReadToken) -> Float[Tensor, "B D"]:
