@@ -1,12 +1,17 @@
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from pacx.errors import PacxError
-from pacx.evaluation.attention import attention_rollout, explain, patch_coverage, rollout_maps
+from pacx.evaluation.attention import explain
+from pacx.evaluation.regions import patch_coverage
+from pacx.evaluation.rollout import attention_rollout, rollout_maps
 from pacx.frozen.features import preprocessed
-from pacx.models.encoder import Encoder, EncoderConfig
+from pacx.models.encoder import Encoder, EncoderConfig, save_encoder
+from pacx.models.patients import SeenPatients
 
 
 def _maps(*blocks):
@@ -116,3 +121,66 @@ def test_a_start_layer_that_does_not_exist_is_refused(store, encoder_folder, tmp
     with pytest.raises(PacxError, match="blocks 0 to 1"):
         explain(store=store.path, encoder=encoder_folder, out=tmp_path / "x", start_layer=2)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture(scope="module")
+def answered(store, encoder_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "answered"
+    result = explain(
+        store=store.path, encoder=encoder_folder, out=out, method="gradient", task="third/top", token="mean",
+        num_images=8, num_figures=2, steps=4, draws=50,
+    )  # fmt: skip
+    return result["results"], out
+
+
+def test_a_task_brings_a_head_and_curves_of_the_images_that_have_it(store, answered):
+    results, out = answered
+    curves = pd.read_parquet(out / "curves.parquet")
+    positive = store.manifest.set_index("image_id")["third"] == 0
+    assert positive[curves["image_id"].unique()].all()
+    assert results["faithfulness"]["num_images"] == curves["image_id"].nunique() == 8
+    assert results["head"]["auroc"]["test"] > 0.7  # a bright band on top
+    assert results["faithfulness"]["deletion_gain"]["value"] == pytest.approx(
+        results["faithfulness"]["random"]["value"] - results["faithfulness"]["deletion"]["value"]
+    )
+    assert results["method"] == "gradient-weighted rollout for third/top, from block 0, of the patch tokens' mean"
+    assert (out / "figures" / "deletion.png").is_file()
+
+
+def test_two_encoders_are_compared_each_with_its_own_head(store, encoder_folder, answered, tmp_path):
+    _, earlier = answered
+    same = {"method": "gradient", "task": "third/top", "num_images": 8, "num_figures": 0, "steps": 4, "draws": 50}
+    same |= {"store": store.path, "token": "mean", "against": earlier}
+    result = explain(encoder=f"random:{encoder_folder}:5", out=tmp_path / "b", **same)
+    comparison = result["results"]["comparison"]
+    assert comparison["baseline"] == "tiny-run"
+    assert {row["region"] for row in comparison["mass"]} == {"heart", "lung", "outside"}
+    ours, theirs = result["results"]["faithfulness"], answered[0]["faithfulness"]
+    assert comparison["faithfulness"]["deletion"]["value"] == pytest.approx(
+        ours["deletion"]["value"] - theirs["deletion"]["value"]
+    )
+    with pytest.raises(PacxError, match="another steps"):
+        explain(encoder=encoder_folder, out=tmp_path / "c", **{**same, "steps": 5})
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_gradient_needs_a_task_and_a_task_needs_a_finding(store, encoder_folder, tmp_path):
+    with pytest.raises(PacxError, match="give the --task"):
+        explain(store=store.path, encoder=encoder_folder, out=tmp_path / "x", method="gradient")
+    with pytest.raises(PacxError, match="quiet_val, so there is nothing to remove"):
+        explain(store=store.path, encoder=encoder_folder, out=tmp_path / "x", task="quiet_val", split="val")
+    with pytest.raises(PacxError, match="removed at least once"):
+        explain(store=store.path, encoder=encoder_folder, out=tmp_path / "x", steps=0)
+    assert not (tmp_path / "x").exists()
+
+
+def test_test_patients_that_the_encoder_has_seen_are_refused(store, encoder, tmp_path):
+    known = copy.deepcopy(encoder)
+    known.patients = SeenPatients().having(
+        store.manifest["patient_id"], stage="pretrain", split="train", store="tiny", patients_of=""
+    )
+    folder = str(save_encoder(known, tmp_path / "encoder"))
+    with pytest.raises(PacxError, match="trained on 30 of the 30 test patients"):
+        explain(store=store.path, encoder=folder, out=tmp_path / "x")
+    training = explain(store=store.path, encoder=folder, out=tmp_path / "y", split="train", num_images=2, draws=10)
+    assert training["results"]["seen_patients"]["num_patients"] == 50

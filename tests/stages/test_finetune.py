@@ -17,7 +17,9 @@ from pacx.evaluation.comparison import compare_probes
 from pacx.evaluation.pool import pool
 from pacx.evaluation.probe import probe
 from pacx.evaluation.report import report
+from pacx.frozen.seen import seen_rows
 from pacx.models.encoder import Encoder, EncoderConfig, load_encoder, save_encoder, weights_hash
+from pacx.models.patients import load_patients
 from pacx.models.weights import read_config
 from pacx.runs import read_result
 from pacx.stages import finetune as stage
@@ -69,6 +71,23 @@ def test_a_separable_label_is_learnt_and_tested_on_unseen_patients(trained: Path
     assert (score["num_train"], score["num_test"]) == (len(labelled.rows("train")), len(table))
     val = pd.read_parquet(trained / "val_predictions.parquet")
     assert roc_auc_score(val["target"], val["score"]) == pytest.approx(results["val_auroc"], abs=1e-6)
+
+
+def test_a_finetuned_encoder_has_seen_train_and_val_patients_and_cannot_be_tuned_for_a_test_on_them(
+    trained: Path, labelled: Store, tmp_path: Path
+):
+    seen = load_patients(trained / "encoder")
+    assert {(part.stage, part.split) for part in seen.parts} == {("finetune", "train"), ("finetune", "val")}
+    found = set(labelled.manifest["split"][seen_rows(seen, labelled)])
+    assert found == {"train", "val"}
+    assert read_result(trained)["results"]["seen_patients"]["num_patients"] == 0
+    known = load_encoder(trained / "encoder")
+    known.patients = seen.having(
+        labelled.manifest["patient_id"], stage="pretrain", split="train", store="x", patients_of=""
+    )
+    folder = save_encoder(known, tmp_path / "known")
+    with pytest.raises(PacxError, match="has been trained on"):
+        finetune(store=labelled.path, encoder=str(folder), task="side", out=tmp_path / "refused", **QUICK)
 
 
 def test_encoder_and_head_that_are_left_give_the_predictions(trained: Path, start: Path, labelled: Store):

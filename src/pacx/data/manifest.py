@@ -95,6 +95,8 @@ class Manifest:
     license: str = ""
     citation: str = ""
     about: str = ""
+    patients_of: str = ""
+    """whose patient ids these are: data sets of one namespace share patients; "" if nobody says"""
     root: Path = Path()
     """what relative paths in the table start from"""
     mask_name: str = "mask"

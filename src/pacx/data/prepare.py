@@ -34,6 +34,7 @@ def prepare(
     patient_from: Literal["file", "folder", "top-folder"] = "file",
     path_column: str = "path",
     patient_column: str = "patient_id",
+    patients_of: str = "",
     label_columns: list[str] | None = None,
     multilabel: str | None = None,
     split_column: str | None = None,
@@ -93,6 +94,9 @@ def prepare(
             below the root, with all that it holds (studies, series).
         path_column: table: image files, relative to the table's folder or absolute.
         patient_column: table: who is on the image; splits never separate a patient's images.
+        patients_of: folder, table, labs: whose patient ids these are, e.g. mimic, chexpert, nih. Stores of one name
+            share patients, stores of different names do not; where none is given, equal ids count as equal patients. An
+            encoder is not tested on patients that it was trained on.
         label_columns: table: columns to predict. 0/1/empty makes a binary task, class numbers or words a multiclass
             task; empty means unknown.
         multilabel: table: gather the 0/1 columns of label_columns in one multilabel task of this name.

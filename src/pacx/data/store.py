@@ -6,7 +6,8 @@
       ecg.npy           float16 (N, 12, 5000), mV at 500 Hz; NaN where a row has no ECG
       labs.parquet      image_id, then one column per lab in raw units, NaN = not measured
       manifest.parquet  row i describes images[i]; see `pacx.data.manifest`
-      meta.json         what this is: tasks, pixel mean and std, geometry, licence, source, content and split hashes
+      meta.json         what this is: tasks, pixel mean and std, geometry, licence, source, whose the
+                        patient ids are, content and split hashes
       ecg-steps.csv     what was done to ECGs or is odd about them, by image_id; absent if nothing
       rejects.csv       files that cannot be used, and why; without its image a row is left out
 
@@ -47,6 +48,7 @@ class Store:
         self.meta = meta
         self.name = str(meta["name"])
         self.content_hash = str(meta["content_hash"])
+        self.patients_of = str(meta.get("patients_of", ""))  # not in stores of older versions
         self.image_size: int | None = meta["image_size"]
         self.mask_names: tuple[str, ...] = tuple(meta["mask_names"])
         self.lab_units: dict[str, str] = dict(meta["lab_units"])

@@ -97,6 +97,7 @@ def _complete(
         "lab_units": manifest.lab_units,
         "license": manifest.license,
         "citation": manifest.citation,
+        "patients_of": manifest.patients_of,
         "source": source,
         "fingerprint": plan.fingerprint,
         "reader_version": _pacx_version(),

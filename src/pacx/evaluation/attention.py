@@ -1,52 +1,44 @@
-# ruff: noqa: F722
-"""Where an encoder looks: attention rollout, as a picture and as a number.
+"""Where an encoder looks: as a picture, as a share of attention by region, and checked against a trained head.
 
-Rollout (Abnar and Zuidema 2020, arXiv 2005.00928): token i of the last block depends on token j of the input through
-every path of attention and residual connections. With A_l the attention of block l, averaged over heads,
-
-    A'_l = rows of (A_l + I) scaled to sum 1,        R = A'_L ... A'_2 A'_1
-
-and the class token's row of R, without its own entry, says how much each patch contributed. It is scaled to sum 1.
-
-* **As a number**: the share of that mass inside the heart, the lungs, and outside of every mask, beside the share of
-  the *area* that they cover, which is what an encoder without preference scores. A mask is averaged over each
-  patch, so patches on its border count in part. Shares come with patient-level intervals, and per image in
-  `mass.parquet`, so that two encoders can be compared image by image (`pacx.evaluation.comparison`).
+* **Maps**: attention rollout, or gradient-weighted rollout for one class (`pacx.evaluation.rollout`).
+* **Regions**: the share of a map inside heart, lungs and outside, beside their share of the area
+  (`pacx.evaluation.regions`), per image in `mass.parquet`.
+* **Faithfulness**, with `--task`: a logistic regression is fitted on the frozen features of the training images, and
+  patches are removed from test images in the order of the map (`pacx.evaluation.faithfulness`), per image in
+  `curves.parquet`.
+* **Two encoders**: `--against RUN` compares with an earlier run image by image, each encoder with its own head.
 * Images enter as the encoder's own preprocessing makes them. Nothing is min-max scaled before it is measured.
-* **What it is not**: rollout ignores the values and the MLPs, and attention is not importance. It says where
-  information could have come from, and is the measure that the paper's figures use.
+* **What it is not**: attention is not importance. It says where information could have come from, and is the measure
+  that the paper's figures use; the curves say how far it can be trusted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from pacx.data.store import Store
 from pacx.errors import PacxError
-from pacx.evaluation.overlays import save_overlays
-from pacx.frozen.features import encoder_name, open_encoder, preprocessed
+from pacx.evaluation.class_head import ClassHead, Question, find_question, fit_head
+from pacx.evaluation.comparison import compare_attention
+from pacx.evaluation.faithfulness import Judge, Removed, compare_faithfulness, deletion_curves, summarise_curves
+from pacx.evaluation.overlays import save_curves, save_overlays
+from pacx.evaluation.regions import mass_table, summarise_mass
+from pacx.evaluation.rollout import HeadFusion, ReadToken, gradient_maps, rollout_maps
+from pacx.frozen.features import encoder_name, extract, feature_cache, open_encoder, preprocessed
+from pacx.frozen.seen import check_unseen
 from pacx.models.encoder import Encoder, weights_hash
-from pacx.preprocess import fit_square
-from pacx.runs import open_run
-from pacx.statistics import bootstrap_mean, paired_mean_difference
+from pacx.runs import RunFolder, open_run, read_result
 
-__all__ = ["OUTSIDE", "HeadFusion", "attention_rollout", "explain", "patch_coverage", "rollout_maps"]
+__all__ = ["Method", "explain"]
 
-HeadFusion = Literal["mean", "max", "min"]
-"""How the heads of a block become one map."""
-
-OUTSIDE = "outside"
-"""Region outside of every mask."""
+Method = Literal["rollout", "gradient"]
 
 
 def explain(
@@ -54,183 +46,203 @@ def explain(
     store: Path,
     encoder: str,
     out: Path,
+    method: Method = "rollout",
+    task: str | None = None,
     split: str = "test",
     num_images: int = 200,
     num_figures: int = 8,
     head_fusion: HeadFusion = "mean",
     start_layer: int = 0,
+    token: ReadToken = "cls",
+    removed: Removed = "blur",
+    steps: int = 16,
+    against: Path | None = None,
     name: str | None = None,
     batch_size: int = 16,
     draws: int = 1000,
+    allow_seen_patients: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Show and measure where an encoder looks, by attention rollout.
+    """Show and measure where an encoder looks, and whether that is what a trained head decides by.
 
     Example:
-        pacx explain --store stores/cohort --encoder runs/pacx/encoder --out runs/explain-pacx
+        pacx explain --store stores/cohort --encoder runs/pacx/encoder --task cardiomegaly --out runs/explain-pacx
 
     Args:
         store: a store with images; masks make the attention measurable.
         encoder: an encoder folder, random:FOLDER[:SEED] for the same architecture with fresh weights, or any foreign
             weights that `pacx convert` takes.
         out: the run folder to make.
+        method: rollout = where information could have come from; gradient = what raises the score of --task.
+        task: a task of the store, or TASK/OUTPUT where it has several outputs: a head is fitted on the training images,
+            and patches are removed from images that have the finding. With it 3 x (steps + 1) forward passes per image.
         split: which images: train, val or test.
         num_images: how many images are measured; the same ones for every encoder on this store.
         num_figures: how many of them are drawn.
-        head_fusion: how the heads of a block become one map: mean, max or min.
-        start_layer: first block of the rollout; later ones show late attention only.
+        head_fusion: rollout: how the heads of a block become one map: mean, max or min.
+        start_layer: first block that counts; later ones show late attention only.
+        token: what stands for an image, for map and head: class token, or mean of the patch tokens.
+        removed: what a removed patch holds: a blurred copy of the image, or the pixel mean of the training images.
+        steps: how often patches are removed, up to the empty image.
+        against: an earlier explain run of another encoder on the same store, with the same settings, to compare with.
         name: how a report calls this encoder; taken from its folder if not given.
         batch_size: images per forward pass; only speed and memory depend on it.
         draws: bootstrap draws of the intervals.
+        allow_seen_patients: go on even if the encoder was trained on some of the test patients; the result says so.
         overwrite: replace a finished run in `out`.
 
     Returns:
-        The content of `result.json`. Its results: encoder_name, mass and area by region (share of attention and share
-        of the image), excess (mass minus area, with p-value), num_images, method. Regions are the store's masks and
-        "outside"; without masks there are none.
+        The content of `result.json`. Its results: encoder_name, seen_patients, mass and area by region (share of
+        attention and share of the image), excess (mass minus area, with p-value), num_images, num_undefined (images
+        without a map), method; with `task` also head and faithfulness (see
+        `pacx.evaluation.faithfulness.summarise_curves`); with `against` also comparison (this minus
+        that). Regions are the store's masks and "outside"; without masks there are none.
 
     Raises:
-        PacxError: no images in this split, or a start layer that the encoder does not have.
+        PacxError: no images in this split, a start layer that the encoder does not have, a task that cannot be learned,
+            a run that cannot be compared with, or test patients that the encoder was trained on.
     """
     config = {**locals()}
+    _check_arguments(method=method, task=task, steps=steps)
     cohort = Store.open(store)
     rows = _choose_images(cohort, split, num_images)
+    question = None if task is None else find_question(cohort, task)
+    affected = None if question is None else _with_finding(cohort, question, split, num_images)
+    earlier = None if against is None else _earlier(against, config, cohort)
     network = open_encoder(encoder)
     _check_start(start_layer, network)
+    seen = check_unseen(network, cohort, split=split, allow=allow_seen_patients or split != "test")
     with open_run(out, command="explain", config=config, overwrite=overwrite) as run:
         label = name or encoder_name(encoder)
         run.read("store", path=store, name=cohort.name, hash=cohort.content_hash, split_hash=cohort.meta["split_hash"])
         run.read("encoder", path=encoder, name=label, hash=weights_hash(network))
-        maps = _all_maps(network, cohort, rows, head_fusion=head_fusion, start_layer=start_layer, batch_size=batch_size)
-        table = _mass_table(maps, cohort, rows, network)
+        head = None
+        if question is not None:
+            head = _fit(network, cohort, question, token=token, batch_size=batch_size, cache=feature_cache(out))
+        mapping = _Mapping(network, cohort, method, head_fusion, start_layer, token, head, batch_size)
+        maps = mapping.of(rows)
+        table = mass_table(maps, cohort, rows)
         table.to_parquet(run.artefact("mass", "mass.parquet"))
-        if num_figures > 0:
-            caption = (
-                f"Attention rollout of {label} on {min(num_figures, len(rows))} {split} images. Above: the X-ray with "
-                "the outlines of its masks. Below: attention per patch in multiples of even attention, one scale for "
-                "all pictures."
+        _draw(run, mapping, rows[:num_figures], maps[:num_figures], name=label)
+        results: dict[str, Any] = {
+            **summarise_mass(table, draws=draws),
+            "num_images": len(rows),
+            "num_undefined": int(np.isnan(maps).any(axis=(1, 2)).sum()),
+            "method": mapping.about(task),
+        }
+        if head is not None and affected is not None:
+            judge = Judge(network, head, token)
+            curves = deletion_curves(
+                judge, cohort, affected, mapping.of(affected), removed=removed, steps=steps, batch_size=batch_size
             )
-            save_overlays(
-                run.figure("attention.png", caption=caption),
-                cohort,
-                rows[:num_figures],
-                maps[:num_figures],
-                title=label,
+            curves.to_parquet(run.artefact("curves", "curves.parquet"))
+            found = summarise_curves(curves, draws=draws)
+            save_curves(run.figure("deletion.png", caption=_curves_caption(label, task, removed, found)), found)
+            results["head"] = {"task": task, "C": head.strength, "auroc": head.auroc}
+            results["faithfulness"] = {"removed": removed, "steps": steps, **found}
+        if earlier is not None:
+            results["comparison"] = _compare(run.path, earlier, draws=draws)
+        return run.finish({"encoder_name": label, "seen_patients": seen, **results})
+
+
+class _Mapping(NamedTuple):
+    """All that decides what the map of an image is."""
+
+    encoder: Encoder
+    store: Store
+    method: Method
+    head_fusion: HeadFusion
+    start_layer: int
+    token: ReadToken
+    head: ClassHead | None
+    batch_size: int
+
+    def of(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the maps of store rows, (n, grid, grid)."""
+        device = next(self.encoder.parameters()).device
+        starts = tqdm(range(0, len(rows), self.batch_size), desc="attention", unit="batch", leave=False, disable=None)
+        batches = (preprocessed(self.encoder, self.store, rows[start : start + self.batch_size]) for start in starts)
+        return np.concatenate([self._of_images(images.to(device)) for images in batches])
+
+    def _of_images(self, images: torch.Tensor) -> NDArray[np.float64]:
+        if self.method == "gradient":
+            assert self.head is not None
+            direction = torch.from_numpy(self.head.weight)
+            return gradient_maps(
+                self.encoder, images, direction=direction, start_layer=self.start_layer, token=self.token
             )
-        results = _regions(table, draws=draws)
-        method = f"attention rollout, heads: {head_fusion}, from block {start_layer}"
-        return run.finish({"encoder_name": label, **results, "num_images": len(rows), "method": method})
+        return rollout_maps(
+            self.encoder, images, head_fusion=self.head_fusion, start_layer=self.start_layer, token=self.token
+        )
+
+    def about(self, task: str | None) -> str:
+        """Say in words how maps are made."""
+        start = f"from block {self.start_layer}" + ("" if self.token == "cls" else ", of the patch tokens' mean")
+        if self.method == "gradient":
+            return f"gradient-weighted rollout for {task}, {start}"
+        return f"attention rollout, heads: {self.head_fusion}, {start}"
 
 
-def attention_rollout(
-    maps: Iterable[Float[Tensor, "B heads T T"]], *, head_fusion: HeadFusion = "mean", start_layer: int = 0
-) -> Float[Tensor, "B T T"]:
-    """Multiply the attention of all blocks, each with its residual connection.
-
-    Args:
-        maps: softmax maps, first block first; rows are queries and sum to 1.
-        head_fusion: how heads become one map.
-        start_layer: blocks before this one are left out.
-
-    Returns:
-        R, (B, T, T): row i says how much of token i of the output came from each input token; rows sum to 1.
-    """
-    rollout: Tensor | None = None
-    for number, attention in enumerate(maps):
-        if number < start_layer:
-            continue
-        fused = _fuse(attention.double(), head_fusion)
-        step = fused + torch.eye(fused.shape[-1], dtype=fused.dtype, device=fused.device)
-        step = step / step.sum(dim=-1, keepdim=True)
-        rollout = step if rollout is None else step @ rollout
-    if rollout is None:
-        raise PacxError(f"There is no block from layer {start_layer} on; choose an earlier --start_layer.")
-    return rollout
+def _fit(
+    encoder: Encoder, store: Store, question: Question, *, token: ReadToken, batch_size: int, cache: Path
+) -> ClassHead:
+    with_image = store.rows(needs=("image",))
+    found = extract(encoder, store, with_image, token=token, batch_size=batch_size, cache=cache)
+    features = np.zeros((len(store), found.shape[1]), dtype=np.float32)
+    features[with_image] = found
+    return fit_head(features, question.answers(store), store)
 
 
-@torch.inference_mode()
-def rollout_maps(
-    encoder: Encoder,
-    images: Float[Tensor, "B C H W"],
-    *,
-    head_fusion: HeadFusion = "mean",
-    start_layer: int = 0,
-) -> NDArray[np.float64]:
-    """Return how much each patch contributed to the class token, (B, grid, grid); each map sums to 1."""
-    rollout = attention_rollout(encoder.iter_attention(images), head_fusion=head_fusion, start_layer=start_layer)
-    patches = rollout[:, 0, 1:]
-    patches = patches / patches.sum(dim=1, keepdim=True)
-    grid = encoder.config.grid
-    return np.asarray(patches.reshape(-1, grid, grid).cpu().numpy(), dtype=np.float64)
+def _draw(run: RunFolder, mapping: _Mapping, rows: NDArray[np.int64], maps: NDArray[np.float64], *, name: str) -> None:
+    if not len(rows):
+        return
+    kind = "Attention rollout" if mapping.method == "rollout" else "Gradient-weighted attention"
+    caption = (
+        f"{kind} of {name} on {len(rows)} images. Above: the X-ray with the outlines of its "
+        "masks. Below: attention per patch in multiples of even attention, one scale for all pictures."
+    )
+    path = run.figure("attention.png", caption=caption)
+    save_overlays(path, mapping.store, rows, maps, title=name, kind=mapping.method)
 
 
-def patch_coverage(mask: NDArray[np.bool_], grid: int) -> NDArray[np.float64]:
-    """Return which share of each patch a mask covers.
-
-    Args:
-        mask: (S, S). If S is not a multiple of `grid`, the mask is first resized to the next multiple.
-        grid: patches along an edge.
-
-    Returns:
-        (grid, grid), values in [0, 1].
-    """
-    size = len(mask)
-    pixels = mask.astype(np.float32)
-    if size % grid:
-        size = -(-size // grid) * grid
-        pixels = fit_square(pixels, size)
-    edge = size // grid
-    return np.asarray(pixels.reshape(grid, edge, grid, edge).mean(axis=(1, 3)), dtype=np.float64)
+def _curves_caption(name: str, task: str | None, removed: Removed, found: dict[str, Any]) -> str:
+    holds = "a blurred copy of the image" if removed == "blur" else "the training images' mean pixel"
+    return (
+        f"What {name}'s head says of {task} in {found['num_images']} images that have it, as patches are removed: the "
+        f"most attended first, the least attended first, or in random order. A removed patch holds {holds}. Bands: "
+        "patient-level 95 % intervals."
+    )
 
 
-def _fuse(attention: Tensor, head_fusion: HeadFusion) -> Tensor:
-    if head_fusion == "mean":
-        return attention.mean(dim=1)
-    return attention.amax(dim=1) if head_fusion == "max" else attention.amin(dim=1)
+def _compare(path: Path, earlier: Path, *, draws: int) -> dict[str, Any]:
+    """Return differences to an earlier run: this encoder minus that one."""
+    other = read_result(earlier)
+    regions = []
+    if len(pd.read_parquet(path / "mass.parquet")):
+        regions = compare_attention(path / "mass.parquet", earlier / "mass.parquet", draws=draws).to_dict("records")
+    found: dict[str, Any] = {"baseline": other["results"]["encoder_name"], "mass": regions}
+    if (path / "curves.parquet").is_file():
+        found["faithfulness"] = compare_faithfulness(path / "curves.parquet", earlier / "curves.parquet", draws=draws)
+    return found
 
 
-def _all_maps(
-    encoder: Encoder,
-    store: Store,
-    rows: NDArray[np.int64],
-    *,
-    head_fusion: HeadFusion,
-    start_layer: int,
-    batch_size: int,
-) -> NDArray[np.float64]:
-    device = next(encoder.parameters()).device
-    parts = []
-    for start in tqdm(range(0, len(rows), batch_size), desc="attention", unit="batch", leave=False, disable=None):
-        images = preprocessed(encoder, store, rows[start : start + batch_size]).to(device)
-        parts.append(rollout_maps(encoder, images, head_fusion=head_fusion, start_layer=start_layer))
-    return np.concatenate(parts)
+_SHARED = ("method", "task", "split", "num_images", "head_fusion", "start_layer", "removed", "steps")
 
 
-def _mass_table(maps: NDArray[np.float64], store: Store, rows: NDArray[np.int64], encoder: Encoder) -> pd.DataFrame:
-    """One row per image and region: mass = share of attention, area = share of the image."""
-    columns = ["image_id", "patient_id", "region", "mass", "area"]
-    if not store.mask_names:
-        return pd.DataFrame(columns=columns)
-    ids = store.manifest.iloc[rows][["image_id", "patient_id"]].astype(str).to_numpy()
-    records = []
-    for row, (image_id, patient_id), attention in zip(rows, ids, maps, strict=True):
-        masks = {name: store.mask(name, np.array([row]))[0] for name in store.mask_names}
-        masks[OUTSIDE] = ~np.logical_or.reduce(list(masks.values()))
-        for region, mask in masks.items():
-            coverage = patch_coverage(mask, encoder.config.grid)
-            records.append((image_id, patient_id, region, float(np.sum(attention * coverage)), float(coverage.mean())))
-    return pd.DataFrame.from_records(records, columns=columns)
-
-
-def _regions(table: pd.DataFrame, *, draws: int) -> dict[str, Any]:
-    """Average over images, with patient-level intervals."""
-    results: dict[str, Any] = {"mass": {}, "area": {}, "excess": {}}
-    for region, images in table.groupby("region", sort=False):
-        patient = images["patient_id"].to_numpy()
-        results["mass"][region] = bootstrap_mean(images["mass"], patient, draws=draws)
-        results["area"][region] = float(images["area"].mean())
-        results["excess"][region] = paired_mean_difference(images["mass"], images["area"], patient, draws=draws)
-    return results
+def _earlier(against: Path, config: dict[str, Any], store: Store) -> Path:
+    """Refuse a run whose numbers are no counterpart of this one's; tokens may differ, each encoder has its own."""
+    other = read_result(Path(against))
+    if other["command"] != "explain":
+        raise PacxError(f"{against} is a run of `pacx {other['command']}`. Give --against a run of `pacx explain`.")
+    differing = [key for key in _SHARED if other["config"].get(key) != config[key]]
+    if other["inputs"]["store"].get("hash") != store.content_hash:
+        differing.insert(0, "store")
+    if differing:
+        raise PacxError(
+            f"{against} was made with another {', '.join(differing)}, so its numbers are no counterpart of this run's. "
+            "Explain both encoders in the same way."
+        )
+    return Path(against)
 
 
 def _choose_images(store: Store, split: str, num_images: int) -> NDArray[np.int64]:
@@ -243,6 +255,25 @@ def _choose_images(store: Store, split: str, num_images: int) -> NDArray[np.int6
             f"which {num_images} were asked for. At least one is needed."
         )
     return np.random.Generator(np.random.PCG64(0)).permutation(rows)[:num_images]
+
+
+def _with_finding(store: Store, question: Question, split: str, num_images: int) -> NDArray[np.int64]:
+    """Pick images that have the finding, the same ones for every encoder."""
+    rows = store.rows(split, needs=("image",))
+    rows = rows[question.answers(store)[rows] == 1]
+    if not len(rows):
+        raise PacxError(
+            f"No {split} image of the store {store.name!r} has {question.name}, so there is nothing to remove. Choose "
+            "another --task or --split."
+        )
+    return np.random.Generator(np.random.PCG64(0)).permutation(rows)[:num_images]
+
+
+def _check_arguments(*, method: Method, task: str | None, steps: int) -> None:
+    if method == "gradient" and task is None:
+        raise PacxError("--method gradient asks what raises a score; give the --task whose score is meant.")
+    if steps < 1:
+        raise PacxError(f"--steps is {steps}; patches are removed at least once.")
 
 
 def _check_start(start_layer: int, encoder: Encoder) -> None:

@@ -27,6 +27,7 @@ from pacx.evaluation.head_readouts import decode_labs, measure_embeddings, open_
 from pacx.evaluation.lab_readouts import KnownLab, ReadOff, by_line, by_ridge, known_labs, tabulate
 from pacx.evaluation.lab_scores import COLUMNS, ENOUGH, ENOUGH_PATIENTS, compare_physiology, summarise_physiology
 from pacx.frozen.features import Token, encoder_name, extract, feature_cache, open_encoder
+from pacx.frozen.seen import check_unseen
 from pacx.models.encoder import Encoder, weights_hash
 from pacx.models.kept_heads import open_heads
 from pacx.runs import RunFolder, open_run
@@ -49,6 +50,7 @@ def physiology(
     name: str | None = None,
     batch_size: int = 64,
     draws: int = 1000,
+    allow_seen_patients: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Predict laboratory values from lone X-rays of the test split, and say for which labs that works.
@@ -72,16 +74,18 @@ def physiology(
         name: how a report calls this encoder; taken from its folder if not given.
         batch_size: images per forward pass; only speed and memory depend on it.
         draws: bootstrap draws of the intervals.
+        allow_seen_patients: judge the encoder even if it was trained on some of these patients; the result says so.
         overwrite: replace a finished run in `out`.
 
     Returns:
-        The content of `result.json`. Its results: encoder_name, protocol, left_out (labs that could not be read, and
-        why), embeddings (by teacher, with `banks`), and those of `pacx.evaluation.lab_scores.summarise_physiology`,
-        where each lab also says how its read-out was fitted.
+        The content of `result.json`. Its results: encoder_name, seen_patients, protocol, left_out (labs that could not
+        be read, and why), embeddings (by teacher, with `banks`), and those of
+        `pacx.evaluation.lab_scores.summarise_physiology`, where each lab also says how its read-out was fitted.
 
     Raises:
         PacxError: neither or both of `encoder` and `distilled`, a store without labs or images, a lab that it does not
-            have, or heads, teacher and banks that do not belong together.
+            have, heads, teacher and banks that do not belong together, or test patients that the encoder was trained
+            on.
     """
     config = {**locals()}
     read_out = _read_out(encoder=encoder, distilled=distilled, labs_teacher=labs_teacher, banks=banks, token=token)
@@ -89,6 +93,7 @@ def physiology(
     known, left_out = known_labs(cohort, labs)
     source = str(Path(distilled) / "encoder") if distilled is not None else str(encoder)
     network = open_encoder(source)
+    seen = check_unseen(network, cohort, allow=allow_seen_patients)
     with open_run(out, command="physiology", config=config, overwrite=overwrite) as run:
         label = name or encoder_name(source)
         run.read("store", path=store, name=cohort.name, hash=cohort.content_hash, split_hash=cohort.meta["split_hash"])
@@ -117,7 +122,8 @@ def physiology(
         scored["labs"] = _with_facts(scored["labs"], known, read)
         _draw(run, scored, encoder=label)
         protocol = {"read_out": read_out, "token": token, "draws": draws, "level": 0.95}
-        return run.finish({"encoder_name": label, "protocol": protocol, "left_out": left_out, **found, **scored})
+        facts = {"encoder_name": label, "seen_patients": seen, "protocol": protocol, "left_out": left_out}
+        return run.finish({**facts, **found, **scored})
 
 
 def _read_out(

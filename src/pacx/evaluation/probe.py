@@ -29,6 +29,7 @@ from pacx.data.store import Store
 from pacx.errors import PacxError
 from pacx.evaluation.linear import STRENGTHS, Attempt, ProbeData, make_problems, predictions_table, run_probes
 from pacx.frozen.features import Token, encoder_name, extract, feature_cache, open_encoder
+from pacx.frozen.seen import check_unseen
 from pacx.models.encoder import weights_hash
 from pacx.runs import open_run
 from pacx.scoring import MACRO, Scored, summarise
@@ -50,6 +51,7 @@ def probe(
     name: str | None = None,
     batch_size: int = 64,
     draws: int = 1000,
+    allow_seen_patients: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Probe a frozen encoder linearly: all tasks, several label fractions, patient-level intervals.
@@ -69,14 +71,16 @@ def probe(
         name: how a report calls this encoder; taken from its folder if not given.
         batch_size: images per forward pass; only speed and memory depend on it.
         draws: bootstrap draws of the intervals.
+        allow_seen_patients: judge the encoder even if it was trained on some of these patients; the result says so.
         overwrite: replace a finished run in `out`.
 
     Returns:
-        The content of `result.json`. Its results: encoder_name, protocol, scores (one entry per task, label, fraction
-        and seed) and summary (the mean over seeds; label "macro" is the mean over a task's labels).
+        The content of `result.json`. Its results: encoder_name, seen_patients, protocol, scores (one entry per task,
+        label, fraction and seed) and summary (the mean over seeds; label "macro" is the mean over a task's labels).
 
     Raises:
-        PacxError: an unknown task, a store without images, tasks or training rows, a fraction outside (0, 1].
+        PacxError: an unknown task, a store without images, tasks or training rows, a fraction outside (0, 1], or test
+            patients that the encoder was trained on.
     """
     config = {**locals()}
     shares = sorted(set(FRACTIONS if fractions is None else fractions))
@@ -84,6 +88,7 @@ def probe(
     cohort = Store.open(store)
     chosen = _tasks(cohort, tasks)
     network = open_encoder(encoder)
+    seen = check_unseen(network, cohort, allow=allow_seen_patients)
     with open_run(out, command="probe", config=config, overwrite=overwrite) as run:
         label = name or encoder_name(encoder)
         run.read("store", path=store, name=cohort.name, hash=cohort.content_hash, split_hash=cohort.meta["split_hash"])
@@ -98,6 +103,7 @@ def probe(
         return run.finish(
             {
                 "encoder_name": label,
+                "seen_patients": seen,
                 "protocol": {
                     "name": "honest",
                     "token": token,

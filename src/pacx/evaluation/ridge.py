@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["PENALTIES", "Ridge", "fit_ridge", "fit_ridge_by_groups"]
+__all__ = ["PENALTIES", "Ridge", "fit_ridge", "fit_ridge_by_groups", "fit_ridge_with"]
 
 Array = NDArray[np.float64]
 
@@ -79,6 +79,11 @@ def fit_ridge(
     if held_out is not None and len(np.asarray(held_out[1])):
         penalty = _best(spectrum.errors(*held_out, penalties), penalties)
     return _ridge(spectrum, penalty)
+
+
+def fit_ridge_with(x: ArrayLike, y: ArrayLike, *, penalty: float) -> Ridge:
+    """Fit a ridge regression with a given penalty, on standardised features and summed squared errors."""
+    return _ridge(_spectrum(x, y), penalty)
 
 
 def fit_ridge_by_groups(

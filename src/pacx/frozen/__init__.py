@@ -1,1 +1,1 @@
-"""What a frozen encoder makes of a store, computed once and kept: embeddings and patch tokens."""
+"""Frozen encoders: what one makes of a store, computed once and kept, and whom it may be judged on."""

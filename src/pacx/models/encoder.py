@@ -7,7 +7,8 @@
   1e-6 in training and 1e-5 afterwards silently changes every feature.
 * One input channel. A radiograph is gray; repeating it three times triples the patch embedding and adds nothing.
 * On disk: a folder with `config.json` (`EncoderConfig`) and `model.safetensors`. Whoever loads it gets the geometry
-  and normalisation that it was trained with, and cannot forget them.
+  and normalisation that it was trained with, and cannot forget them. `patients.safetensors` beside them says whom the
+  weights have learned from, so that nobody is tested whom they know (`pacx.models.patients`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from pacx.errors import PacxError
 from pacx.models.config import EncoderConfig, EncoderSize
 from pacx.models.lean import is_hooked, run_blocks
+from pacx.models.patients import SeenPatients, save_patients
 from pacx.models.weights import CONFIG_FILE, WEIGHTS_FILE, new_folder, save_weights, weights_hash
 from pacx.preprocess import Geometry
 from pacx.runs import write_json
@@ -79,11 +81,13 @@ class Encoder(nn.Module):
     Attributes:
         config: architecture, preprocessing, provenance.
         vit: timm's network; its state-dict keys are the keys in the file.
+        patients: whom the weights have learned from; None if that is not known.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.patients: SeenPatients | None = None
         self.vit = VisionTransformer(
             img_size=config.preprocess.image_size,
             patch_size=config.patch_size,
@@ -133,6 +137,19 @@ class Encoder(nn.Module):
             with _recorded_map(block.attn) as maps:
                 x = block(x)
             yield maps.pop()
+
+    def tokens_with_attention(self, images: Float[Tensor, "B C H W"]) -> tuple[Tensor, list[Tensor]]:
+        """Return `tokens` and each block's softmax maps, joined by gradients: a score of the one by the others.
+
+        All maps are in memory at once: depth x B x heads x T^2 floats.
+        """
+        maps, x = [], self.embed(images)
+        for block in self.vit.blocks:
+            with _recorded_map(block.attn) as found:
+                x = block(x)
+            maps.append(found.pop())
+        tokens: Tensor = self.vit.norm(x)
+        return tokens, maps
 
     def attention(self, images: Float[Tensor, "B C H W"]) -> list[Tensor]:
         """Return the maps of `iter_attention` for all blocks at once: depth x (B, heads, 1+N, 1+N)."""
@@ -199,6 +216,7 @@ def save_encoder(encoder: Encoder, folder: Path) -> Path:
     with new_folder(folder) as filling:
         save_weights(encoder.vit, filling / WEIGHTS_FILE)
         write_json(filling / CONFIG_FILE, encoder.config.to_dict())
+        save_patients(encoder.patients, filling)
     return folder
 
 

@@ -24,9 +24,10 @@ from pacx.data.bank_import import import_bank
 from pacx.data.bank_writer import BankWriter
 from pacx.data.store import Store
 from pacx.errors import PacxError
+from pacx.models.patients import save_patients
 from pacx.runs import open_run
 from pacx.stages.checkpoints import Resume
-from pacx.stages.teachers import Teacher, choose_device, open_teacher
+from pacx.stages.teachers import Teacher, choose_device, open_teacher, patients_of_teacher
 
 __all__ = ["bank", "fill_bank"]
 
@@ -105,6 +106,7 @@ def bank(
                 ignore_unknown=ignore_unknown,
             )  # fmt: skip
             run.read("embeddings", files=answers.meta["source"], hash=answers.meta["weights_hash"])
+        save_patients(None if teacher is None else patients_of_teacher(teacher), target)
         log.info("%r", answers)
         return run.finish(
             {

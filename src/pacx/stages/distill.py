@@ -32,6 +32,7 @@ from pacx.data.batches import Augment, StoreDataset, make_loader
 from pacx.data.store import Store
 from pacx.errors import PacxError
 from pacx.models.encoder import load_encoder, weights_hash
+from pacx.models.patients import load_patients
 from pacx.models.standardise import Standardise, fit_standardiser
 from pacx.models.student import Adaptation, Student, TrainNorms
 from pacx.runs import open_run
@@ -39,6 +40,7 @@ from pacx.stages.distillation import Distillation
 from pacx.stages.distilled import judge, keep_student, sizes
 from pacx.stages.lessons import by_teacher, plan_lessons
 from pacx.stages.pairing import COLLAPSED
+from pacx.stages.provenance import learned_from
 from pacx.stages.run import (
     Precision,
     Resume,
@@ -205,7 +207,9 @@ def distill(
                 "distill: the student has collapsed: all images have nearly the same embedding (spread %.4f of 1). "
                 "Lower --learning_rate, or give more pairs.", results["embedding_spread"],
             )  # fmt: skip
-        keep_student(run, module.student.cpu().eval(), base, true, cohort, arguments)
+        experts = {name: load_patients(path) for name, path in zip(true, banks, strict=True)}
+        seen = learned_from(base.patients, cohort, rows, stage="distill", teachers=experts)
+        keep_student(run, module.student.cpu().eval(), base, true, cohort, arguments, seen=seen)
         table = epoch_table(trainer)
         return run.finish(
             {

@@ -15,6 +15,7 @@ from pacx import __version__
 from pacx.data.bank import Bank
 from pacx.data.store import Store
 from pacx.models.encoder import Encoder, save_encoder, weights_hash
+from pacx.models.patients import SeenPatients
 from pacx.models.student import Student
 from pacx.models.weights import save_tensors
 from pacx.runs import RunFolder, write_json
@@ -96,9 +97,12 @@ def keep_student(
     banks: Mapping[str, Bank],
     store: Store,
     arguments: Mapping[str, Any],
+    *,
+    seen: SeenPatients,
 ) -> None:
-    """Write the merged encoder, the adapter, and the heads."""
+    """Write the merged encoder with those whom it has `seen`, the adapter, and the heads."""
     merged = student.merged_encoder()
+    merged.patients = seen
     facts = [
         {key: bank.meta.get(key) for key in ("teacher", "kind", "weights_hash", "preprocessing", "store")}
         for bank in banks.values()

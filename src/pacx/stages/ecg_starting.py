@@ -8,15 +8,16 @@ already know keeps its weights, every other starts afresh.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pacx.data.ecg import RATE
 from pacx.data.ecg.recipe import RECIPE, check_recipe
 from pacx.errors import PacxError
 from pacx.models.ecg_weights import load_ecg_net, load_ecgfounder, read_statements, with_head
 from pacx.models.ecgfounder import EcgNet, EcgNetConfig, EcgNetSize
+from pacx.models.patients import SeenPatients, load_patients
 from pacx.models.weights import CONFIG_FILE, weights_hash
 from pacx.runs import RunFolder
 
@@ -55,6 +56,8 @@ class EcgStart:
     """the names of the outputs, as far as they are known"""
     parent: dict[str, Any] | None = None
     """of which weights it comes"""
+    patients: SeenPatients | None = field(default_factory=SeenPatients)
+    """whom these had seen; None if that is not known"""
 
     def for_labels(self, labels: tuple[str, ...]) -> EcgNet:
         """Return the network with a head for these labels; no labels, no head."""
@@ -90,20 +93,29 @@ def ecg_start(run: RunFolder, *, weights: Path | None, statements: Path | None, 
             f"Found --weights together with {', '.join(f'--{name}' for name in given)}. The given network has a shape "
             "and a sampling rate of its own; leave these out, or leave --weights out to start from fresh weights."
         )
-    net, rate, names = _loaded(weights, statements)
+    net, rate, names, patients = _loaded(weights, statements)
     digest = weights_hash(net)
     run.read("weights", path=weights, hash=digest)
-    return EcgStart(net, rate, names, {"hash": digest})
+    return EcgStart(net, rate, names, {"hash": digest}, patients)
 
 
-def _loaded(weights: Path, statements: Path | None) -> tuple[EcgNet, int, tuple[str, ...]]:
+class _Loaded(NamedTuple):
+    net: EcgNet
+    rate: int
+    names: tuple[str, ...]
+    patients: SeenPatients | None
+
+
+def _loaded(weights: Path, statements: Path | None) -> _Loaded:
     weights = Path(weights)
     if weights.is_dir():
         if statements is not None:
             raise PacxError("Found --statements together with a teacher folder, which names its outputs itself.")
         inside = weights / "teacher"
-        net, config = load_ecg_net(inside if (inside / CONFIG_FILE).is_file() else weights)
+        folder = inside if (inside / CONFIG_FILE).is_file() else weights
+        net, config = load_ecg_net(folder)
         check_recipe(config["preprocessing"]["recipe"], rate=config["preprocessing"]["rate"])
-        return net, config["preprocessing"]["rate"], tuple(config["labels"])
+        return _Loaded(net, config["preprocessing"]["rate"], tuple(config["labels"]), load_patients(folder))
     net = load_ecgfounder(weights)
-    return net, RATE, () if statements is None else read_statements(statements, net.config.num_classes)
+    names = () if statements is None else read_statements(statements, net.config.num_classes)
+    return _Loaded(net, RATE, names, None)

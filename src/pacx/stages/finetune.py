@@ -29,6 +29,7 @@ from pacx.data.batches import Augment, Batch, StoreDataset, make_loader
 from pacx.data.store import Store
 from pacx.errors import PacxError
 from pacx.frozen.features import encoder_name
+from pacx.frozen.seen import check_unseen
 from pacx.models.classifier import Classifier, HeadToken
 from pacx.models.encoder import load_encoder, weights_hash
 from pacx.preprocess import Preprocess
@@ -40,6 +41,7 @@ from pacx.stages.layer_decay import layer_scales
 from pacx.stages.lesson import Lesson, make_lesson
 from pacx.stages.optimisation import check_rates, check_warmup
 from pacx.stages.pairing import join
+from pacx.stages.provenance import learned_from
 from pacx.stages.run import (
     Precision,
     Resume,
@@ -91,6 +93,7 @@ def finetune(
     keep_checkpoints: int = 1,
     checkpoint_minutes: float = 10.0,
     resume: Resume = "auto",
+    allow_seen_patients: bool = False,
     out: Path,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -123,6 +126,7 @@ def finetune(
         keep_checkpoints: how many of the newest checkpoints stay.
         checkpoint_minutes: save inside an epoch when so long has passed since the last time; 0 = after every step.
         resume: auto = go on from the last checkpoint if there is one; true = do so or fail; false = start anew.
+        allow_seen_patients: test even if the encoder was trained on some of the test patients; the result says so.
         out: the run folder to write; the encoder is in its folder `encoder`.
         overwrite: replace a finished run in `out`.
 
@@ -136,6 +140,8 @@ def finetune(
         cohort = Store.open(store)
         lesson = make_lesson(cohort, cohort.task(task), fraction=fraction, seed=seed)
         start = load_encoder(encoder)
+        seen = check_unseen(start, cohort, allow=allow_seen_patients)
+        start.patients = learned_from(start.patients, cohort, lesson.rows, stage="finetune")
         parent = {"hash": weights_hash(start), "provenance": start.config.provenance}
         label = name or f"{encoder_name(encoder)}-finetuned"
         run.read("store", path=store, name=cohort.name, hash=cohort.content_hash, split_hash=cohort.meta["split_hash"])
@@ -170,6 +176,7 @@ def finetune(
             {
                 "encoder_name": label,
                 "encoder_hash": hashed,
+                "seen_patients": seen,
                 "protocol": _protocol(arguments, chosen_on=chosen_on),
                 **score_rows(lesson, tables["test"], draws=draws),
                 "val_auroc": table.best("val_auroc", mode="max") if chosen_on else float("nan"),

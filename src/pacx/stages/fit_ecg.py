@@ -30,6 +30,7 @@ from pacx.errors import PacxError
 from pacx.models.ecg_masking import EcgFiller
 from pacx.models.ecg_weights import save_ecg_net
 from pacx.models.ecgfounder import EcgNetSize
+from pacx.models.patients import save_patients
 from pacx.runs import open_run
 from pacx.stages.arrays import ArrayRows, array_loader
 from pacx.stages.ecg_augment import EcgAugment
@@ -45,6 +46,7 @@ from pacx.stages.ecg_records import (
 from pacx.stages.ecg_scores import judge
 from pacx.stages.ecg_starting import EcgShape, ecg_start
 from pacx.stages.optimisation import check_warmup
+from pacx.stages.provenance import learned_from
 from pacx.stages.run import (
     Precision,
     Resume,
@@ -209,6 +211,7 @@ def fit_ecg(
         preprocessing = {"recipe": RECIPE, "rate": start.rate}
         teacher = run.artefact("teacher", "teacher")
         save_ecg_net(module.net, teacher, labels=labels, preprocessing=preprocessing, training=facts)
+        save_patients(learned_from(start.patients, cohort, rows, stage="fit-ecg"), teacher)
         shutil.rmtree(cache, ignore_errors=True)
         return run.finish(results)
 

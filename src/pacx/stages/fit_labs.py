@@ -34,10 +34,12 @@ from pacx.data.labs import LabReference
 from pacx.data.store import Store
 from pacx.errors import PacxError
 from pacx.models.labs_autoencoder import LabsAutoencoder, Unobserved, save_labs_autoencoder
+from pacx.models.patients import SeenPatients, save_patients
 from pacx.runs import open_run, write_text
 from pacx.stages.arrays import ArrayRows, array_loader
 from pacx.stages.imputation import hide_once, imputation_errors, imputation_report, lab_table, one_hidden
 from pacx.stages.labs_denoising import LabsDenoising
+from pacx.stages.provenance import learned_from
 from pacx.stages.run import (
     Precision,
     Resume,
@@ -147,6 +149,8 @@ def fit_labs(
             net, run.artefact("teacher", "teacher"), reference=reference.to_dict(), training=facts,
             train_means=_means(reference, train) if unobserved == "train-mean" else None,
         )  # fmt: skip
+        learned = {"train": train.index.to_numpy(dtype=np.int64), "val": val.index.to_numpy(dtype=np.int64)}
+        save_patients(learned_from(SeenPatients(), cohort, learned, stage="fit-labs"), run.path / "teacher")
         split, held_out = ("test", test) if len(test) else ("val", val)
         errors = imputation_errors(net, reference, train=train, held_out=held_out, hide=dropout or 0.15, seed=seed)
         single = one_hidden(net, reference, train=train, held_out=held_out, seed=seed)

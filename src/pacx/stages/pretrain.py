@@ -33,6 +33,7 @@ from pacx.models.mae import Decoder, MaskedAutoencoder
 from pacx.runs import RunFolder, open_run
 from pacx.stages.compiling import compile_blocks
 from pacx.stages.masked_pretraining import MaskedPretraining
+from pacx.stages.provenance import learned_from
 from pacx.stages.reconstruct import (
     draw_reconstructions,
     fixed_images,
@@ -169,6 +170,7 @@ def pretrain(
         model = MaskedAutoencoder(start, **settings)
         watched = _watched(cohort, start.config, seed=seed)
         train_rows, val_rows = cohort.rows("train", needs=("image",)), cohort.rows("val", needs=("image",))
+        start.patients = learned_from(start.patients, cohort, {"train": train_rows, "val": val_rows}, stage="pretrain")
         trainer = make_trainer(
             run, epochs=epochs, seed=seed, precision=precision, accelerator=accelerator, devices=devices,
             strategy=strategy, num_nodes=num_nodes, gradient_clip=gradient_clip, accumulate=accumulate,

@@ -37,6 +37,7 @@ from pacx.data.batches import Augment, Batch, StoreDataset, check_geometry, make
 from pacx.data.store import Store
 from pacx.errors import PacxError
 from pacx.frozen.cache import feature_cache
+from pacx.frozen.seen import check_unseen
 from pacx.frozen.tokens import keep_tokens, token_bytes
 from pacx.models.encoder import Encoder, load_encoder, weights_hash
 from pacx.models.weights import save_weights
@@ -95,6 +96,7 @@ def segment(
     accelerator: str = "auto",
     workers: int = 0,
     resume: Resume = "auto",
+    allow_seen_patients: bool = False,
     out: Path,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -122,6 +124,7 @@ def segment(
         workers: loader processes; 0 loads in the training process.
         resume: auto = go on from the last finished epoch if there is one; true = do so or fail; false = start anew.
         out: the run folder to write.
+        allow_seen_patients: score the encoder even if it was trained on some of these patients; the result says so.
         overwrite: replace a finished run in `out`.
 
     Example:
@@ -142,6 +145,7 @@ def segment(
         judged = judged_split(cohort, rows)
         backbone = load_encoder(encoder)
         check_geometry(cohort, backbone.config.preprocess)
+        seen = check_unseen(backbone, cohort, split=judged, needs=("image", "mask"), allow=allow_seen_patients)
         run.read("store", path=store, name=cohort.name, hash=cohort.content_hash)
         run.read("encoder", path=encoder, hash=weights_hash(backbone))
         seed_everything(seed)
@@ -178,6 +182,7 @@ def segment(
             {
                 "mask": mask,
                 "encoder": encoder,
+                "seen_patients": seen,
                 "protocol": protocol,
                 **_averages(scores, seed=seed),
                 "published": _pooled(found["mask"], truth),

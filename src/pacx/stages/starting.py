@@ -17,6 +17,7 @@ from pacx.data.store import Store
 from pacx.errors import PacxError
 from pacx.models.config import EncoderConfig, EncoderSize
 from pacx.models.encoder import Encoder, load_encoder, weights_hash
+from pacx.models.patients import SeenPatients
 from pacx.runs import RunFolder
 from pacx.stages.provenance import training_data
 
@@ -68,6 +69,7 @@ def starting_encoder(
                 size or "base", preprocess=preprocess, width=width, depth=depth, heads=heads, patch_size=patch_size
             )
         )
+        start.patients = SeenPatients()  # fresh weights have seen nobody
         parent = None
     else:
         _refuse_sizes(size=size, width=width, depth=depth, heads=heads, patch_size=patch_size)

@@ -36,9 +36,10 @@ from pacx.models.ecg_inference import fast_features, side_by_side
 from pacx.models.ecg_weights import load_ecg_net, load_ecgfounder
 from pacx.models.ecgfounder import EcgNet
 from pacx.models.labs_autoencoder import REFERENCE_FILE, LabsAutoencoder, load_labs_autoencoder
+from pacx.models.patients import SeenPatients, load_patients
 from pacx.models.weights import CONFIG_FILE, read_config, weights_hash
 
-__all__ = ["EcgTeacher", "LabsTeacher", "Teacher", "choose_device", "open_teacher"]
+__all__ = ["EcgTeacher", "LabsTeacher", "Teacher", "choose_device", "open_teacher", "patients_of_teacher"]
 
 log = logging.getLogger("pacx")
 
@@ -219,7 +220,7 @@ def open_teacher(path: Path, *, name: str | None = None, device: str = "cpu", wo
         founder = load_ecgfounder(path).to(device)
         preprocessing = {"recipe": RECIPE, "rate": RATE}
         return EcgTeacher(founder, preprocessing=preprocessing, name=name or "ecgfounder", workers=workers)
-    folder = path / "teacher" if (path / "teacher" / CONFIG_FILE).is_file() else path
+    folder = _folder(path)
     if not (folder / CONFIG_FILE).is_file():
         raise PacxError(
             f"{path} is not a teacher. Give the --out folder of `pacx fit-ecg` or `pacx fit-labs`, "
@@ -238,11 +239,20 @@ def open_teacher(path: Path, *, name: str | None = None, device: str = "cpu", wo
     raise PacxError(f"{folder} holds a model of kind {kind!r}; teachers are of kind 'ecg' or 'labs'.")
 
 
+def patients_of_teacher(path: Path) -> SeenPatients | None:
+    """Return whom the teacher that `open_teacher` would open was trained on; None if that is not known."""
+    return load_patients(_folder(Path(path)))
+
+
 def choose_device(device: str) -> str:
     """Return a device as PyTorch names it; "auto" is an accelerator where there is one."""
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _folder(path: Path) -> Path:
+    return path / "teacher" if (path / "teacher" / CONFIG_FILE).is_file() else path
 
 
 def _check_device(device: str) -> None:

@@ -194,6 +194,7 @@ def _describe(visits: Sequence[Visit], *, seed: int, labs: bool) -> tuple[Manife
         labs=pd.DataFrame(blood, index=pd.Index(table["image_id"], name="image_id")) if labs else None,
         lab_units={lab.name: lab.unit for lab in PANEL} if labs else {},
         license="Apache-2.0 (made by pacx)",
+        patients_of=f"phantom:{seed}",  # who a patient is depends on the number and the seed alone
         about=f"Simulated chest X-rays with ECG, labs and labels from one latent physiology (seed {seed}).",
     )
     return manifest, pd.DataFrame(truth)

@@ -74,6 +74,7 @@ class Options:
     age_column: str | None = None
     sex_column: str | None = None
     split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    patients_of: str = ""
     redraw_split: bool = False
     folds: int | None = None
     fold: int = 0
@@ -106,6 +107,7 @@ def read_source(name: str, root: Path, *, options: Options) -> Manifest:
     if not root.exists():
         raise PacxError(f"{root} does not exist. Give the folder or table that `pacx prepare {name}` should read.")
     manifest: Manifest = module.read(root, options=options)
+    manifest.patients_of = options.patients_of or manifest.patients_of
     table, shares, seed = manifest.table, options.split_fractions, options.seed
     if options.folds is not None:
         table["split"] = fold_patients(table, folds=options.folds, fold=options.fold, fractions=shares, seed=seed)

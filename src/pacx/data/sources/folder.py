@@ -24,7 +24,7 @@ from pacx.errors import PacxError
 
 __all__ = ["OPTIONS", "read"]
 
-OPTIONS = ("patient_from", "split_fractions", "seed")
+OPTIONS = ("patient_from", "patients_of", "split_fractions", "seed")
 
 # fmt: off
 _OTHER = frozenset({

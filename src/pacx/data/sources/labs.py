@@ -41,6 +41,7 @@ OPTIONS = (
     *LAB_OPTIONS,
     "lab_row_column",
     "patient_column",
+    "patients_of",
     "label_columns",
     "multilabel",
     "split_column",

@@ -82,6 +82,7 @@ def read(root: Path, *, options: Options) -> Manifest:
         )
     manifest = _PARTS[options.part](root)
     manifest.name = f"open-sample-{options.part}"
+    manifest.patients_of = "open-sample"  # its ids name the data set that a patient comes from
     manifest.root = root
     manifest.table = manifest.table.reset_index(drop=True)
     return manifest

@@ -73,7 +73,7 @@ def read(root: Path, *, options: Options) -> Manifest:
         parts.append(part.queries())
     source = pd.concat(parts, ignore_index=True)
     _count(source)
-    table = _rows(root, source)
+    table, license_ = _rows(root, source), _license(root)
     labs = source[[str(lab.item_id) for lab in PANEL]].astype(np.float64)
     labs.columns = pd.Index([lab.name for lab in PANEL])
     return Manifest(
@@ -82,9 +82,10 @@ def read(root: Path, *, options: Options) -> Manifest:
         tasks={name: Task(name, (name,), "binary", "finding", _ABOUT) for name in FINDINGS},
         labs=labs.set_axis(pd.Index(table["image_id"], name="image_id")),
         lab_units={lab.name: lab.unit for lab in PANEL},
-        license=_license(root),
+        license=license_,
         citation="Symile-MIMIC 1.0.0, PhysioNet, doi:10.13026/3vvj-s428; Saporta et al., NeurIPS 2024",
         about="chest X-ray, ECG and laboratory values of the same admission, from MIMIC-IV",
+        patients_of="" if license_.startswith("Simulated") else "mimic",
         root=root,
         image_reading={"stored": "imagenet"},
         ecg_reading={"layout": "symile"},

@@ -33,6 +33,7 @@ __all__ = ["OPTIONS", "check_columns", "describe", "read", "read_frame"]
 OPTIONS = (
     "path_column",
     "patient_column",
+    "patients_of",
     "label_columns",
     "multilabel",
     "split_column",

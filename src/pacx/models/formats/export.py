@@ -19,6 +19,7 @@ from pacx.errors import PacxError
 from pacx.models.config import SIZES
 from pacx.models.encoder import Encoder, EncoderConfig, save_encoder
 from pacx.models.formats.huggingface import file_names
+from pacx.models.patients import save_patients
 from pacx.models.weights import CONFIG_FILE, WEIGHTS_FILE, new_folder, save_tensors, save_weights
 from pacx.preprocess import Preprocess
 from pacx.runs import write_json
@@ -58,6 +59,7 @@ def export(encoder: Encoder, folder: Path, *, to: Target) -> Path:
             save_tensors(_huggingface_tensors(encoder), filling / WEIGHTS_FILE)
         for name, content in files.items():
             write_json(filling / name, content)
+        save_patients(encoder.patients, filling)
     return Path(folder)
 
 

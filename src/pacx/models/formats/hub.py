@@ -13,10 +13,11 @@ from pacx.errors import PacxError
 from pacx.models.formats.names import take, vit_names
 from pacx.models.formats.network import Found
 from pacx.models.formats.timm import TIMM, describe
+from pacx.models.patients import PATIENTS_FILE
 
 __all__ = ["download", "is_timm_name", "read_timm_name"]
 
-_FILES = ["config.json", "preprocessor_config.json", "model.safetensors", "model.safetensors.index.json"]
+_FILES = ["config.json", "preprocessor_config.json", "model.safetensors", "model.safetensors.index.json", PATIENTS_FILE]
 _OFFLINE = "Check the connection, or fetch the files elsewhere and give the file or folder."
 
 
@@ -61,7 +62,7 @@ def download(name: str) -> Path:
         folder = Path(
             snapshot_download(repository, revision=revision or None, allow_patterns=[*_FILES, "model-*.safetensors"])
         )
-        if not list(folder.glob("*.safetensors")):
+        if not list(folder.glob("model*.safetensors")):
             folder = Path(
                 snapshot_download(repository, revision=revision or None, allow_patterns=["pytorch_model.bin"])
             )

@@ -35,6 +35,7 @@ from pacx.models.formats.mae import MAE, has_decoder, has_fixed_positions
 from pacx.models.formats.network import Found, Overrides, build
 from pacx.models.formats.positions import with_image_size
 from pacx.models.formats.timm import TIMM, has_timm_names, read_timm_folder, read_timm_keys
+from pacx.models.patients import SeenPatients, load_patients
 from pacx.models.weights import CONFIG_FILE, WEIGHTS_FILE, load_weights, name_some, read_config
 from pacx.runs import plain
 
@@ -55,11 +56,12 @@ def read_encoder(source: str, overrides: Overrides) -> Encoder:
     if source.startswith(RANDOM):
         name, seed = _split_seed(source.removeprefix(RANDOM))
         return _fresh(_config(name, overrides), seed)
-    encoder = _load(source, overrides)
+    encoder = loaded = _load(source, overrides)
     if overrides.image_size is not None:
         encoder = with_image_size(encoder, overrides.image_size)
     if overrides.fold and encoder.config.preprocess.in_chans > 1:
         encoder = fold_channels(encoder)
+    encoder.patients = loaded.patients
     return encoder.eval()
 
 
@@ -105,7 +107,9 @@ def _load_folder(folder: Path, overrides: Overrides, *, name: str | None = None,
     config = read_config(folder)
     kind = _kind(config)
     if kind == "pacx":
-        return _load_own(folder, overrides)
+        encoder = _load_own(folder, overrides)
+        encoder.patients = load_patients(folder)
+        return encoder
     if kind is None:
         raise PacxError(
             f"{folder / CONFIG_FILE} is of no model that pacx knows: it has no `format` (pacx), `model_type` (Hugging "
@@ -124,7 +128,9 @@ def _load_folder(folder: Path, overrides: Overrides, *, name: str | None = None,
     else:
         processor = _read_processor(folder)
         found = read_huggingface(tensors, source=called, origin=origin, config=config, processor=processor)
-    return build(found, overrides)
+    encoder = build(found, overrides)
+    encoder.patients = load_patients(folder)  # of one that we exported
+    return encoder
 
 
 def _kind(config: Mapping[str, Any]) -> str | None:
@@ -227,6 +233,7 @@ def _fresh(config: EncoderConfig, seed: int) -> Encoder:
         torch.manual_seed(seed)
         encoder = Encoder(config)
     encoder.config = replace(config, provenance={"weights": f"random, seed {seed}"})
+    encoder.patients = SeenPatients()  # nobody
     return encoder.eval()
 
 
