@@ -72,22 +72,23 @@ def multiclass_draws(target: ArrayLike, score: ArrayLike, resamples: Resamples) 
     """Accuracy and macro F1 of the class with the highest score, for every bootstrap draw.
 
     Args:
-        target: (N, K) 1 for the true class, 0 for the others.
+        target: (N, K) 1 for the true class, 0 for the others. A row of zeros is of a class that has no score; it cannot
+            be right, and such rows together are one more class with an F1 of 0.
         score: (N, K) comparable between classes; the first of equals is taken.
         resamples: draws over the N rows.
 
     Returns:
-        accuracy (draws,), and F1 averaged over the classes that the draw holds (draws,).
+        accuracy (draws,), and F1 averaged over the classes that the draw holds (draws,); NaN for one class.
     """
     y, s = np.asarray(target, dtype=np.float64), np.asarray(score, dtype=np.float64)
     called = np.eye(y.shape[1])[np.argmax(s, axis=1)]
     hits, flagged, true = (resamples.sums(cells) for cells in (called * y, called, y))
     f1 = np.divide(2 * hits, flagged + true, out=np.zeros_like(hits), where=flagged + true > 0)
-    present = true > 0
-    classes = present.sum(axis=1)
+    rows, present = resamples.sums(np.ones(len(y))), true > 0
+    classes = present.sum(axis=1) + (rows > true.sum(axis=1))
     several = classes > 1
     macro = np.divide((f1 * present).sum(axis=1), classes, out=np.full(len(classes), np.nan), where=several)
-    return _share(hits.sum(axis=1), true.sum(axis=1), several), macro
+    return _share(hits.sum(axis=1), rows, several), macro
 
 
 def _share(part: Array, whole: Array, defined: Array) -> Array:
