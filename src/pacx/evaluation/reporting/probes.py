@@ -19,6 +19,7 @@ from pacx.evaluation.comparison import compare_probes
 from pacx.evaluation.reporting.collect import Record, Run, of_command
 from pacx.evaluation.reporting.encoders import encoder_label, store_key, store_name
 from pacx.evaluation.reporting.group_scores import GroupScores
+from pacx.evaluation.reporting.measured import calibration_curves, measures_of
 from pacx.evaluation.scoring import MACRO
 
 __all__ = ["StoreProbes", "gather_probes", "headline_labels", "probe_part", "shown_probes"]
@@ -88,7 +89,7 @@ def _gather(runs: Sequence[Run]) -> StoreProbes:
 
 
 def probe_part(stores: Sequence[StoreProbes], *, baseline: str | None) -> list[Record]:
-    """Describe all probes, one entry per store: scores, differences, group_differences, notes."""
+    """Describe all probes, one entry per store: scores, differences, measures, calibration, notes."""
     return [_describe(probes, baseline=baseline) for probes in stores]
 
 
@@ -107,8 +108,13 @@ def _describe(probes: StoreProbes, *, baseline: str | None) -> Record:
         "scores": probes.scores,
         "differences": [],
         "group_differences": [],
+        "measures": [],
+        "calibration": calibration_curves(probes.tables),
         "notes": list(probes.notes),
     }
+    headline = headline_labels(probes.scores)
+    for label, runs in probes.runs.items():
+        part["measures"] += measures_of(label, runs, headline)
     if baseline in probes.tables:
         for label in probes.tables:
             if label != baseline:
