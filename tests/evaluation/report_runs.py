@@ -48,11 +48,11 @@ def make_runs(root: Path, *, num_test: int = 160, draws: int = 200) -> Path:
 def make_arms(root: Path, arms: Sequence[str], *, seeds: int = 2, num_test: int = 120, draws: int = 50) -> Path:
     """Write an ablation: each arm distilled and probed with several seeds, and pooled; probes of random and MAE."""
     for name in ("random", "mae"):
-        probe(root, name, num_test=num_test, draws=draws)
+        probe(root, name, num_test=num_test, draws=draws, measured=False)
     for arm in arms:
         for seed in range(seeds):
             distill(root, f"{arm}-{seed}")
-            probe(root, f"{arm}-{seed}", num_test=num_test, draws=draws)
+            probe(root, f"{arm}-{seed}", num_test=num_test, draws=draws, measured=False)
         pool(runs=[root / f"probe-{arm}-{seed}" for seed in range(seeds)], out=root / f"pool-{arm}", draws=draws)
     return root
 

@@ -61,7 +61,7 @@ def seen_cautions(runs: Sequence[Run], judged: Sequence[Run], shown: Sequence[tu
         if seen:
             labels = [label for name, label in shown if name == run.name] or [encoder_label(run)]
             most = max(seen, key=lambda one: one["num_patients"])
-            whole = f" of the {most['num_test_patients']}" if most.get("num_test_patients") else ""
+            whole = f" of {most['num_test_patients']}" if most.get("num_test_patients") else ""
             found.append(
                 {
                     "kind": "seen_patients",

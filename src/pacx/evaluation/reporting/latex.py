@@ -20,7 +20,7 @@ _SIGNS = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "●": r"$\bullet$", "†": r"$\dagger$", "≥": r"$\geq$", "≤": r"$\leq$",
-    "²": "$^2$", "[": "{[}", "]": "{]}", "–": "--", "…": r"\ldots{}", "\u202f": r"\,", '"': "''",
+    "²": "$^2$", "[": "{[}", "]": "{]}", "–": "--", "…": r"\ldots{}", "“": "``", "”": "''", "\u202f": r"\,", '"': "''",
 }  # fmt: skip
 _SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
 

@@ -12,6 +12,7 @@ from pacx.evaluation.reporting.tables import Cell, Table, value_cell
 from pacx.evaluation.reporting.views import Tones, readable
 from pacx.evaluation.reporting.wording import count
 from pacx.evaluation.scoring import MACRO
+from pacx.evaluation.subgroups import AGE_BANDS
 
 __all__ = ["labels_table", "measures_table", "subgroups_table"]
 
@@ -21,12 +22,13 @@ _Measures = dict[_Question, dict[str, dict[tuple[str, str], Record]]]
 """by question, encoder, and metric and rule"""
 
 _EXPLAINED = (
-    "All measures at the largest label fraction, with patient-level 95 % intervals. Sensitivity and specificity: at "
-    "the threshold with a specificity of .9 on the validation images. F1 at .5 is what the paper reports; the "
-    "validation threshold is the one with the largest F1 there. ECE: calibration error in ten bins of equal size, "
-    "biased upwards when images are few."
+    "All measures at the largest label fraction, with patient-level 95 % intervals. Sensitivity at .9: at the "
+    "threshold with a specificity of .9 on the validation images, and the specificity found with it. F1 at .5 is what "
+    "the paper reports; the validation threshold is the one with the largest F1 there. ECE: calibration error in ten "
+    "bins of equal size, biased upwards when images are few."
 )
 _OF_SUBGROUPS = {("auroc", ""): "AUROC", ("sensitivity", "val_specificity"): "sensitivity"}
+_READABLE = {name: name.replace(">=", "≥").replace("<", "< ").replace("-", "–") for name in AGE_BANDS}
 
 
 def measures_table(part: Record, tones: Tones) -> Table | None:
@@ -112,7 +114,7 @@ def subgroups_table(part: Record, tones: Tones) -> Table | None:
         first = next(iter(own.values()))
         size = Cell(f"{count(first['positives'])} of {count(first['num'])}")
         cells = [value_cell(own.get((encoder, *key))) for key in _OF_SUBGROUPS for encoder in encoders]
-        rows.append([Cell(readable(task)), Cell(name, kind), size, *cells])
+        rows.append([Cell(readable(task)), Cell(_READABLE.get(name, name), kind), size, *cells])
     heads = [f"{tones.name(encoder)}: {metric}" for metric in _OF_SUBGROUPS.values() for encoder in encoders]
     return Table(
         named("subgroups", part["store"]),

@@ -26,8 +26,8 @@ SHOWN: dict[tuple[str, str], str] = {
     ("f1", "half"): "F1 at .5",
     ("f1", "argmax"): "F1, highest score",
     ("f1", "val_f1"): "F1 at validation threshold",
-    ("sensitivity", "val_specificity"): "sensitivity",
-    ("specificity", "val_specificity"): "specificity",
+    ("sensitivity", "val_specificity"): "sensitivity at .9",
+    ("specificity", "val_specificity"): "specificity found",
     ("calibration_error", ""): "ECE",
     ("brier", ""): "Brier",
 }

@@ -15,6 +15,8 @@ from pacx.evaluation.reporting.wording import decimal, interval, is_known, signe
 __all__ = ["ABSENT", "CLEAR", "Cell", "Table", "difference_cell", "number_cell", "value_cell"]
 
 ABSENT, CLEAR = "–", "●"
+_WIDE = 6
+"""columns that fit beside each other with their intervals"""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,22 @@ class Table:
     num_names: int = 1
     """leading columns that name the row"""
     notes: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether details are better put below than beside their cells."""
+        return len(self.columns) > _WIDE
+
+    @property
+    def spans(self) -> list[int]:
+        """How many rows each row's first cell stands for; 0 where the one above stands for it."""
+        spans: list[int] = []
+        for row in self.rows:
+            repeats = bool(spans) and self.num_names > 1 and row[0] == self.rows[len(spans) - 1][0]
+            if repeats:
+                spans[max(place for place, span in enumerate(spans) if span)] += 1
+            spans.append(0 if repeats else 1)
+        return spans
 
 
 def value_cell(found: Mapping[str, Any] | None, digits: int = 3) -> Cell:
