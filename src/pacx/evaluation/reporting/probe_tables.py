@@ -8,6 +8,7 @@ from typing import Any
 
 from pacx.evaluation.reporting import arm_views
 from pacx.evaluation.reporting.collect import Record
+from pacx.evaluation.reporting.probes import DRAWS
 from pacx.evaluation.reporting.tables import Cell, Table, difference_cell, number_cell, value_cell
 from pacx.evaluation.reporting.views import Tones, group_table, probe_table
 from pacx.evaluation.reporting.wording import count, decimal, share, signed
@@ -106,13 +107,13 @@ def _multiplicity(part: Record, tones: Tones) -> list[str]:
         return []
     families = ", ".join(f"{number} of {tones.name(label)}" for label, number in by_encoder.items())
     most = max(by_encoder.values())
-    least = 2 * most / 1001
+    least = 2 * most / (DRAWS + 1)
     text = (
         f"p: two-sided bootstrap p-value, adjusted (Holm) over all questions of an encoder's column ({families}); "
         "intervals are not adjusted, so of twenty true zeros about one excludes 0."
     )
     if least > 0.05:
-        text += f" With 1,000 draws and {most} questions no adjusted p can fall below {least:.2g}."
+        text += f" With {count(DRAWS)} draws and {most} questions no adjusted p can fall below {least:.2g}."
     return [text]
 
 
@@ -123,7 +124,9 @@ def published_table(published: Sequence[Record], tones: Tones) -> Table | None:
     words = {True: "inside", False: "outside", None: "–"}
     rows = [
         [
-            Cell(row["data_set"], row["teacher"]),
+            Cell(
+                row["data_set"], ", ".join(filter(None, [row["teacher"], row["store"].partition(" (")[2].rstrip(")")]))
+            ),
             Cell(tones.name(row["encoder"])),
             Cell(_METRICS[row["metric"]], "" if row["fraction"] == 1 else f"{share(row['fraction'])} of labels"),
             Cell(decimal(row["published"]), f"±{row['tolerance']:g}, {row['source']}"),

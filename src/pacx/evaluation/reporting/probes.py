@@ -22,10 +22,11 @@ from pacx.evaluation.reporting.group_scores import GroupScores
 from pacx.evaluation.reporting.measured import calibration_curves, measures_of
 from pacx.evaluation.scoring import MACRO
 
-__all__ = ["StoreProbes", "gather_probes", "headline_labels", "probe_part", "shown_probes"]
+__all__ = ["DRAWS", "StoreProbes", "gather_probes", "headline_labels", "probe_part", "shown_probes"]
 
 log = logging.getLogger("pacx")
-_DRAWS = 1000
+DRAWS = 1000
+"""bootstrap draws of a comparison"""
 
 
 @dataclass
@@ -48,7 +49,7 @@ class StoreProbes:
     def group_scores(self) -> GroupScores:
         """Means over groups of tasks; what one part of the report has scored, another need not score again."""
         if self._group_scores is None:
-            self._group_scores = GroupScores(self.tables, draws=_DRAWS)
+            self._group_scores = GroupScores(self.tables, draws=DRAWS)
         return self._group_scores
 
 
@@ -127,7 +128,7 @@ def _compare(part: Record, probes: StoreProbes, label: str, baseline: str) -> No
     names = {"encoder": label, "baseline": baseline}
     groups = {score["task"]: score["group"] for score in part["scores"]}
     try:
-        rows = compare_probes(probes.tables[label], probes.tables[baseline], draws=_DRAWS).to_dict("records")
+        rows = compare_probes(probes.tables[label], probes.tables[baseline], draws=DRAWS).to_dict("records")
     except PacxError as error:
         part["notes"].append(f"{label} could not be compared with {baseline}: {error}")
         log.warning("report: %s could not be compared with %s: %s", label, baseline, error)
