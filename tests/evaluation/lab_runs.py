@@ -11,7 +11,7 @@ from pacx.data.bank import Bank
 from pacx.data.labs import LabReference
 from pacx.data.manifest import Manifest
 from pacx.data.store import Store, StoreWriter
-from pacx.evaluation.features import extract
+from pacx.frozen.features import extract
 from pacx.models.encoder import Encoder, EncoderConfig, save_encoder, weights_hash
 from pacx.models.labs_autoencoder import LabsAutoencoder, reconstruction_loss, save_labs_autoencoder
 from pacx.models.student import Student

@@ -11,8 +11,8 @@ import pandas as pd
 from PIL import Image
 
 from pacx.evaluation.pool import pool
-from pacx.evaluation.scoring import summarise
 from pacx.runs import open_run
+from pacx.scoring import summarise
 from pacx.statistics import bootstrap_mean, retrieval
 
 STORE = {"name": "phantom", "hash": "hash-of-store"}

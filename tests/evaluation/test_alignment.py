@@ -7,8 +7,8 @@ from sklearn.preprocessing import StandardScaler
 from pacx.data.bank import Bank
 from pacx.errors import PacxError
 from pacx.evaluation.alignment import align, measure_alignment
-from pacx.evaluation.features import extract
 from pacx.evaluation.ridge import PENALTIES, fit_ridge
+from pacx.frozen.features import extract
 
 
 def _bank(store, embeddings, *, present=None, name="ecg"):

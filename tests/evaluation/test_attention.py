@@ -5,7 +5,7 @@ import torch
 
 from pacx.errors import PacxError
 from pacx.evaluation.attention import attention_rollout, explain, patch_coverage, rollout_maps
-from pacx.evaluation.features import preprocessed
+from pacx.frozen.features import preprocessed
 from pacx.models.encoder import Encoder, EncoderConfig
 
 

@@ -6,11 +6,11 @@ from lab_runs import distil_heads, make_bank, make_encoder, make_store, make_tea
 
 from pacx.data.labs import LabReference
 from pacx.errors import PacxError
-from pacx.evaluation.features import extract
 from pacx.evaluation.lab_readouts import by_line, by_ridge, known_labs
 from pacx.evaluation.physiology import physiology
 from pacx.evaluation.pool import pool
 from pacx.evaluation.ridge import PENALTIES, fit_ridge, fit_ridge_by_groups
+from pacx.frozen.features import extract
 from pacx.models.encoder import load_encoder
 from pacx.models.labs_autoencoder import load_labs_autoencoder
 

@@ -13,8 +13,8 @@ import pytest
 from pacx.errors import PacxError
 from pacx.evaluation.comparison import compare_probes
 from pacx.evaluation.pool import pool
-from pacx.evaluation.scoring import MACRO, summarise
 from pacx.runs import open_run, read_result
+from pacx.scoring import MACRO, summarise
 from pacx.statistics import auroc
 
 Summary = dict[tuple[str, str, float], dict[str, Any]]

@@ -11,9 +11,9 @@ from sklearn.metrics import roc_auc_score
 
 from pacx.data.manifest import subset_rows
 from pacx.errors import PacxError
-from pacx.evaluation.features import extract
 from pacx.evaluation.linear import STRENGTHS
 from pacx.evaluation.probe import probe
+from pacx.frozen.features import extract
 from pacx.models.encoder import load_encoder, weights_hash
 from pacx.statistics import auroc_draws, bootstrap_auroc, resample_patients
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from pacx import cli, load_encoder
-from pacx.evaluation.features import encoder_name
+from pacx.frozen.features import encoder_name
 from pacx.models.encoder import weights_hash
 from pacx.models.formats.mae import MAE
 from pacx.runs import read_result

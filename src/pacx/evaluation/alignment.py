@@ -29,8 +29,8 @@ from pacx.data.bank import Bank, open_banks
 from pacx.data.manifest import SPLITS
 from pacx.data.store import Store
 from pacx.errors import PacxError
-from pacx.evaluation.features import Token, encoder_name, extract, feature_cache, open_encoder
 from pacx.evaluation.ridge import Ridge, fit_ridge
+from pacx.frozen.features import Token, encoder_name, extract, feature_cache, open_encoder
 from pacx.models.encoder import weights_hash
 from pacx.runs import open_run
 from pacx.statistics import bootstrap_mean, retrieval, retrieval_hits, unit_rows

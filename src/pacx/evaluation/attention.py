@@ -33,8 +33,8 @@ from tqdm import tqdm
 
 from pacx.data.store import Store
 from pacx.errors import PacxError
-from pacx.evaluation.features import encoder_name, open_encoder, preprocessed
 from pacx.evaluation.overlays import save_overlays
+from pacx.frozen.features import encoder_name, open_encoder, preprocessed
 from pacx.models.encoder import Encoder, weights_hash
 from pacx.preprocess import fit_square
 from pacx.runs import open_run

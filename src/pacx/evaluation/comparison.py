@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pacx.errors import PacxError
-from pacx.evaluation.scoring import QuestionScores, questions, score_seeds
+from pacx.scoring import QuestionScores, questions, score_seeds
 from pacx.statistics import Difference, difference_of, paired_mean_difference, resample_patients
 
 __all__ = ["compare_attention", "compare_probes", "same_seeds"]

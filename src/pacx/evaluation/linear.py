@@ -132,7 +132,7 @@ def run_probes(data: ProbeData, problems: Sequence[Problem]) -> list[Attempt]:
 
 
 def predictions_table(store: Store, attempts: Sequence[Attempt]) -> pd.DataFrame:
-    """Write all test scores as one table, in the form that `pacx.evaluation.scoring` describes."""
+    """Write all test scores as one table, in the form that `pacx.scoring` describes."""
     sizes = [attempt.score.size for attempt in attempts]
     rows = np.concatenate([np.tile(a.test_rows, len(a.outputs)) for a in attempts])
 

@@ -17,8 +17,8 @@ from typing import Any
 import pandas as pd
 
 from pacx.errors import PacxError
-from pacx.evaluation.scoring import MACRO
 from pacx.runs import read_result
+from pacx.scoring import MACRO
 
 __all__ = ["Member", "arrange_members", "check_alike", "design", "facts", "read_member", "store_identity"]
 

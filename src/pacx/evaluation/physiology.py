@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from pacx.data.bank import open_banks
 from pacx.data.store import Store
 from pacx.errors import PacxError
-from pacx.evaluation.features import Token, encoder_name, extract, feature_cache, open_encoder
 from pacx.evaluation.head_readouts import decode_labs, measure_embeddings, open_decoder
 from pacx.evaluation.lab_readouts import KnownLab, ReadOff, by_line, by_ridge, known_labs, tabulate
 from pacx.evaluation.lab_scores import COLUMNS, ENOUGH, ENOUGH_PATIENTS, compare_physiology, summarise_physiology
+from pacx.frozen.features import Token, encoder_name, extract, feature_cache, open_encoder
 from pacx.models.encoder import Encoder, weights_hash
 from pacx.models.kept_heads import open_heads
 from pacx.runs import RunFolder, open_run

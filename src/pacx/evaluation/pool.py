@@ -35,8 +35,8 @@ from pacx.evaluation.members import (
     read_member,
     store_identity,
 )
-from pacx.evaluation.scoring import FOLD, MACRO, summarise
 from pacx.runs import open_run
+from pacx.scoring import FOLD, MACRO, summarise
 
 __all__ = ["POOLED", "pool"]
 

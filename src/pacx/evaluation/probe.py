@@ -2,7 +2,7 @@
 
 The protocol, chosen so that no number depends on luck or on the test patients:
 
-* Features are computed once (`pacx.evaluation.features`) and standardised with mean and standard deviation of all
+* Features are computed once (`pacx.frozen.features`) and standardised with mean and standard deviation of all
   training images. It is labels that are scarce in a label-efficiency curve, not images.
 * L2-regularised logistic regression, one against the rest for multiclass labels. It is convex: no learning rate, no
   epochs, no seed. C is the best of `STRENGTHS` by AUROC on the validation split, the stronger regularisation on
@@ -27,11 +27,11 @@ import numpy as np
 from pacx.data.manifest import Task
 from pacx.data.store import Store
 from pacx.errors import PacxError
-from pacx.evaluation.features import Token, encoder_name, extract, feature_cache, open_encoder
 from pacx.evaluation.linear import STRENGTHS, Attempt, ProbeData, make_problems, predictions_table, run_probes
-from pacx.evaluation.scoring import MACRO, Scored, summarise
+from pacx.frozen.features import Token, encoder_name, extract, feature_cache, open_encoder
 from pacx.models.encoder import weights_hash
 from pacx.runs import open_run
+from pacx.scoring import MACRO, Scored, summarise
 
 __all__ = ["FRACTIONS", "probe"]
 

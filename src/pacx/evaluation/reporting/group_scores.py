@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pacx.evaluation.reporting.collect import Record
-from pacx.evaluation.scoring import QuestionScores, questions, score_seeds
+from pacx.scoring import QuestionScores, questions, score_seeds
 from pacx.statistics import Resamples, difference_of, interval_of, resample_patients
 
 __all__ = ["GroupScores"]

@@ -19,7 +19,7 @@ from pacx.evaluation.comparison import compare_probes
 from pacx.evaluation.reporting.collect import Record, Run, of_command
 from pacx.evaluation.reporting.encoders import encoder_label, store_key, store_name
 from pacx.evaluation.reporting.group_scores import GroupScores
-from pacx.evaluation.scoring import MACRO
+from pacx.scoring import MACRO
 
 __all__ = ["StoreProbes", "gather_probes", "headline_labels", "probe_part", "shown_probes"]
 

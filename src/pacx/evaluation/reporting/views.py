@@ -14,7 +14,7 @@ from pacx.evaluation.reporting.encoders import display_name
 from pacx.evaluation.reporting.forests import Forest, Row, difference_mark, mark, number
 from pacx.evaluation.reporting.probes import headline_labels
 from pacx.evaluation.reporting.wording import count, decimal, percent, share
-from pacx.evaluation.scoring import MACRO
+from pacx.scoring import MACRO
 
 __all__ = [
     "Panel",

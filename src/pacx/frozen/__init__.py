@@ -1,0 +1,1 @@
+"""What a frozen encoder makes of a store, computed once and kept: embeddings and patch tokens."""
