@@ -1,6 +1,7 @@
 """Training subsets: nested by patient, or by image as published; both the same on every machine."""
 
 import hashlib
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -62,7 +63,7 @@ def test_subsets_do_not_depend_on_the_order_of_the_table():
 def test_subsets_of_several_labels_are_nested_by_patient_and_hold_the_rarest_label():
     table, rows = cohort(), np.arange(400)
     parts = [subset_rows(table, rows, fraction=f, seed=0, label=LABELS) for f in (0.01, 0.1, 0.5, 1.0)]
-    assert [set(a) <= set(b) for a, b in zip(parts, parts[1:], strict=False)] == [True] * 3
+    assert [set(a) <= set(b) for a, b in itertools.pairwise(parts)] == [True] * 3
     for part in parts:
         assert set(table.index[table["patient_id"].isin(table["patient_id"].iloc[part])]) == set(part)
         assert (table[list(LABELS)].iloc[part] == 1).any().all()

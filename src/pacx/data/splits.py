@@ -170,7 +170,7 @@ def reference_rows(
     for column, label in enumerate(labels):
         positive = np.flatnonzero(values[:, column] == 1)
         if len(positive):
-            kept[min(positive, key=lambda row: uniform(f"positive:{seed}:{label}:{names[row]}"))] = True  # noqa: B023
+            kept[min(positive, key=lambda row: uniform(f"positive:{seed}:{label}:{names[row]}"))] = True
     order = np.argsort([uniform(f"image:{seed}:{name}") for name in names], kind="stable")
     kept[order[~kept[order]][: size - kept.sum()]] = True
     return np.sort(chosen[kept])
