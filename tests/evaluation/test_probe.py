@@ -188,3 +188,41 @@ def test_unknown_task_lists_the_known_and_leaves_nothing_behind(store, encoder_f
 def test_fractions_outside_zero_to_one_are_refused(store, encoder_folder, tmp_path, fractions):
     with pytest.raises(PacxError, match="fractions"):
         probe(store=store.path, encoder=encoder_folder, out=tmp_path / "run", fractions=fractions)
+
+
+def test_the_token_is_chosen_task_by_task_on_validation_and_named(store, encoder_folder, tmp_path):
+    shared = {
+        "store": store.path,
+        "encoder": encoder_folder,
+        "tasks": ["several", "third"],
+        "fractions": [1.0],
+        "draws": 5,
+    }
+    alone = {
+        token: probe(**shared, out=tmp_path / token, token=token, neighbours=False)["results"]
+        for token in ("cls", "mean", "both")
+    }
+    auto = probe(**shared, out=tmp_path / "auto", token="auto")["results"]
+    assert auto["protocol"]["token"] == "auto"
+    chosen = {}
+    for task in ("several", "third"):
+        means = {
+            token: np.mean([row["val_auroc"] for row in results["scores"] if row["task"] == task])
+            for token, results in alone.items()
+        }
+        chosen[task] = max(means, key=means.get)
+        mine, theirs = (
+            [row for row in results["scores"] if row["task"] == task] for results in (auto, alone[chosen[task]])
+        )
+        assert mine == theirs and {row["token"] for row in mine} == {chosen[task]}
+    assert chosen["third"] != "cls"  # otherwise nothing would have been chosen
+
+
+def test_validation_scores_are_written_beside_those_of_the_test_rows(store, run):
+    result, predictions, out = run
+    val = pd.read_parquet(out / "val_predictions.parquet")
+    assert list(val.columns) == list(predictions.columns)
+    own = val.query("task == 'side' and fraction == 0.1 and seed == 2")
+    assert set(own["image_id"]) == set(store.manifest["image_id"].iloc[store.rows("val")])
+    entry = _entry(result, "scores", task="side", label="side", fraction=0.1, seed=2)
+    assert entry["val_auroc"] == pytest.approx(roc_auc_score(own["target"], own["score"]), abs=1e-3)

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import logsumexp
-from tqdm import tqdm
 
 from pacx.data.manifest import Task
 from pacx.data.splits import reference_rows, subset_rows
 from pacx.evaluation.heads import Question, Schedule, TrainedHeads, train_heads
 from pacx.evaluation.problems import Attempt, ProbeData, Problem, give_up, scores_of, undefined_in_test
+from pacx.evaluation.side_by_side import map_side_by_side
 from pacx.evaluation.validation import Validation
 
 __all__ = ["FIRST_SEED", "Sampler", "run_paper_probes"]
@@ -57,10 +57,18 @@ def run_paper_probes(
     stacks: dict[tuple[Schedule, int, bytes], list[int]] = {}
     for number, subset in enumerate(subsets):
         stacks.setdefault((schedules[subset.task], subset.seed, subset.rows.tobytes()), []).append(number)
-    found: dict[int, list[Attempt]] = {}
-    for (schedule, _, _), numbers in tqdm(stacks.items(), desc="heads", unit="subset", leave=False, disable=None):
-        stack = [subsets[number] for number in numbers]
-        found.update(zip(numbers, _train_stack(cached, stack, schedule), strict=True))
+    trained = map_side_by_side(
+        lambda stack: _train_stack(cached, [subsets[number] for number in stack[1]], stack[0][0]),
+        list(stacks.items()),
+        size=lambda stack: stack[0][0].epochs * len(subsets[stack[1][0]].rows),
+        label="heads",
+        unit="subset",
+    )
+    found = {
+        number: attempts
+        for numbers, stack in zip(stacks.values(), trained, strict=True)
+        for number, attempts in zip(numbers, stack, strict=True)
+    }
     attempts = [attempt for number in range(len(subsets)) for attempt in found[number]]
     place = {(task.name, label): (i, j) for i, task in enumerate(schedules) for j, label in enumerate(task.labels)}
     return sorted(attempts, key=lambda attempt: place[attempt.problem.task.name, attempt.problem.label])
