@@ -77,6 +77,27 @@ def test_a_list_may_be_given_in_several_parts() -> None:
     assert argv == ["sponge", "--sizes", "[20,26,28]", "--out", "x"]
 
 
+def sell(cakes: list[Path], *, out: Path, price: float = 1.0) -> None:
+    """Sell cakes.
+
+    Args:
+        cakes: which ones.
+        out: where to.
+        price: each.
+    """
+    del cakes, out, price
+
+
+def test_a_list_may_be_given_by_position_by_its_flag_or_both() -> None:
+    for argv in (["a", "b", "--out", "x"], ["--cakes", "a", "b", "--out", "x"], ["a", "--out", "x", "--cakes", "b"]):
+        parsed = build_parser("sell", sell).parse_args(friendly_arguments(sell, argv))
+        assert (parsed.cakes, parsed.out) == ([Path("a"), Path("b")], Path("x"))
+    assert check_arguments("sell", sell, {"cakes": ["a"], "out": "x"})["cakes"] == [Path("a")]
+    assert friendly_arguments(sell, ["--help"]) == ["--help"]
+    assert friendly_arguments(sell, ["-h"]) == ["-h"]
+    assert friendly_arguments(sell, []) == []
+
+
 def test_words_in_a_list_stay_words_and_a_pair_may_be_written_with_a_blank() -> None:
     argv = friendly_arguments(bake, ["sponge", "--toppings", "No", "A, B", "--span", "0.5", "1", "--out", "x"])
     parsed = build_parser("bake", bake).parse_args(argv)

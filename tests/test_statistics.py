@@ -95,7 +95,7 @@ def test_draws_are_computed_in_blocks_without_changing_them(monkeypatch):
     target, score, patient = _cohort(2)
     resamples = resample_patients(patient, draws=37)
     whole = auroc_draws(target, score, resamples)
-    monkeypatch.setattr("pacx.statistics.ranking._BLOCK", 1000)
+    monkeypatch.setattr("pacx.statistics.ordering._BLOCK", 1000)
     assert np.array_equal(whole, auroc_draws(target, score, resamples))
 
 
@@ -238,3 +238,30 @@ def test_random_scores_of_many_patients_score_close_to_one_half():
 def test_nothing_to_score_gives_nan():
     assert np.isnan(bootstrap_mean([], []).value)
     assert np.isnan(retrieval(np.empty((0, 3)), np.empty((0, 3)))["r1"].value)
+
+
+def test_a_stratified_draw_holds_as_many_patients_with_a_positive_as_the_cohort():
+    rng = np.random.default_rng(0)
+    patient = rng.integers(0, 200, 400)
+    target = (rng.random(400) < 0.01).astype(float)
+    target[5] = np.nan
+    names, codes = np.unique(patient, return_inverse=True)
+    sick = np.array([np.nanmax(np.append(target[codes == one], 0)) == 1 for one in range(len(names))])
+    plain, kept = (resample_patients(patient, draws=300, stratify=given) for given in (None, target))
+    assert (kept.weights[:, sick].sum(axis=1) == sick.sum()).all()
+    assert (kept.weights[:, ~sick].sum(axis=1) == (~sick).sum()).all()
+    assert np.ptp(plain.weights[:, sick].sum(axis=1)) > 0
+    assert np.isfinite(auroc_draws(target, rng.normal(size=400), kept)).all()
+
+
+def test_patients_without_a_known_label_are_a_stratum_of_their_own():
+    drawn = resample_patients(["a", "b", "c", "c"], draws=50, stratify=[np.nan, 1, 0, np.nan])
+    assert (drawn.weights == 1).all()
+    with pytest.raises(PacxError, match="1 values for 2 rows"):
+        resample_patients(["a", "b"], stratify=[1])
+
+
+def test_one_stratum_draws_as_no_stratum_does():
+    patient = np.arange(30) // 2
+    plain, same = resample_patients(patient, seed=4), resample_patients(patient, seed=4, stratify=np.ones(30))
+    assert np.array_equal(plain.weights, same.weights)

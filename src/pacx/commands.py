@@ -101,7 +101,8 @@ def load(name: str) -> Callable[..., Any]:
 def build_parser(name: str, function: Callable[..., Any]) -> Any:
     """Make the argument parser of a command from its signature.
 
-    Parameters that may be given by position become positional arguments, keyword-only ones become flags.
+    Parameters that may be given by position become positional arguments, keyword-only ones become flags. A list that
+    may be given by position is a flag here; `friendly_arguments` puts what stands by itself behind it.
     """
     from jsonargparse import ArgumentParser
 
@@ -113,7 +114,7 @@ def build_parser(name: str, function: Callable[..., Any]) -> Any:
     positional = [
         parameter.name
         for parameter in inspect.signature(function).parameters.values()
-        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and not _is_list(hints[parameter.name])
     ]
     for argument in positional:
         parser.add_argument(argument, type=hints[argument], help=helps.get(argument, ""))
@@ -147,10 +148,11 @@ def friendly_arguments(function: Callable[..., Any], argv: Sequence[str]) -> lis
     """Let flags be written the usual way.
 
     `--flip` stands for `--flip true`, `--tasks a b` for `--tasks '["a","b"]'`, `--batch-size` for `--batch_size`.
-    A list may be given in several parts: `--root data=a --root mae=b` is `--root data=a mae=b`.
+    A list may be given in several parts: `--root data=a --root mae=b` is `--root data=a mae=b`. One that may be given
+    by position needs no flag: `pacx report a b --out c` is `pacx report --runs a b --out c`.
     """
     hints = typing.get_type_hints(function)
-    tokens = list(argv)
+    tokens = _with_list_flag(function, argv)
     out: list[str] = []
     lists: dict[str, tuple[int, list[str]]] = {}
     while tokens:
@@ -175,6 +177,18 @@ def friendly_arguments(function: Callable[..., Any], argv: Sequence[str]) -> lis
                 values.append(tokens.pop(0))
             out[place] = json.dumps(values) if _holds_text(hint) else "[" + ",".join(values) + "]"
     return out
+
+
+def _with_list_flag(function: Callable[..., Any], argv: Sequence[str]) -> list[str]:
+    """Put the flag of a list that may be given by position before what stands first without a flag."""
+    hints = typing.get_type_hints(function)
+    named = [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and _is_list(hints[parameter.name])
+    ]
+    stands_alone = bool(named) and bool(argv) and not argv[0].startswith("-")
+    return [f"--{named[0]}", *argv] if stands_alone else list(argv)
 
 
 def _is_list(hint: object) -> bool:

@@ -63,8 +63,11 @@ class QuestionScores(NamedTuple):
     seeds: tuple[int, ...]
     """(S,) training subset; pooled runs have each of them once per run"""
     outputs: tuple[str, ...]
+    """(K,)"""
     runs: tuple[int, ...]
     """(S,) which of several pooled runs"""
+    labels: tuple[str, ...]
+    """(K,) the label that each output belongs to"""
 
     def of_seeds(self, seeds: Collection[int]) -> QuestionScores:
         """Keep some training subsets, of all runs."""
@@ -118,6 +121,7 @@ def arrange(predictions: pd.DataFrame) -> QuestionScores:
         tuple(int(one) % most for one in seeds),
         tuple(str(one).split("\n")[1] for one in outputs),
         tuple(int(one) // most for one in seeds),
+        tuple(str(one).split("\n")[0] for one in outputs),
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from pacx.errors import PacxError
 from pacx.evaluation.comparison import compare_attention, compare_probes
-from pacx.statistics import paired_auroc_difference
+from pacx.statistics import delong_difference, holm, paired_auroc_difference
 
 
 def _predictions(*, noise, seeds=(0,), images=80, outputs=("sick",), task="t"):
@@ -52,6 +52,28 @@ def test_an_encoder_does_not_differ_from_itself():
     a = _predictions(noise=1.0, seeds=(0, 1, 2))
     row = compare_probes(a, a).iloc[0]
     assert (row["difference"], row["low"], row["high"], row["p_value"]) == (0, 0, 0, 1)
+
+
+def test_p_values_are_adjusted_over_all_questions_of_the_comparison():
+    sides = [
+        pd.concat([_predictions(noise=noise, task=task) for task, noise in tasks.items()])
+        for tasks in ({"same": 1.0, "better": 0.4, "odd": 1.4}, {"same": 1.0, "better": 3.0, "odd": 1.5})
+    ]
+    table = compare_probes(*sides).set_index("task")
+    assert table["p_holm"].to_numpy() == pytest.approx(holm(table["p_value"]))
+    assert table.loc["better", "p_holm"] == pytest.approx(3 * table.loc["better", "p_value"])
+    assert table.loc["same", "p_holm"] == 1
+
+
+def test_delongs_p_value_is_given_where_every_patient_has_one_image():
+    a, b = _predictions(noise=0.5), _predictions(noise=2.0)
+    assert np.isnan(compare_probes(a, b, draws=20).iloc[0]["p_delong"])
+    single = [side.assign(patient_id=side["image_id"]) for side in (a, b)]
+    expected = delong_difference(a["target"], a["score"], b["score"]).p_value
+    assert compare_probes(*single, draws=20).iloc[0]["p_delong"] == pytest.approx(expected)
+    several = [_predictions(noise=noise, outputs=("x", "y")) for noise in (0.5, 2.0)]
+    several = [side.assign(patient_id=side["image_id"]) for side in several]
+    assert np.isnan(compare_probes(*several, draws=20).iloc[0]["p_delong"])
 
 
 def test_only_shared_seeds_are_compared():

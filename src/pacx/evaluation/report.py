@@ -43,8 +43,8 @@ _JUDGED = ("align", "explain", "segment")
 
 
 def report(
-    *,
     runs: list[Path],
+    *,
     out: Path,
     title: str = "Physiology in chest X-ray encoders",
     about: str = "",
@@ -54,7 +54,7 @@ def report(
     """Merge any number of finished runs into one self-contained HTML page.
 
     Example:
-        pacx report --runs runs/demo --out runs/demo-report
+        pacx report runs/demo --out runs/demo-report
 
     Args:
         runs: run folders, or folders that hold some; other reports in them are left out.

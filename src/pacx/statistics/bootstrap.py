@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pacx.errors import PacxError
+
 __all__ = [
     "Array",
     "Difference",
@@ -50,8 +52,22 @@ class Resamples(NamedTuple):
     weights: Array
     """(draws, patients) how often each patient was drawn"""
 
+    def of(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Resamples:
+        """Keep the draws for some of the rows: the same patients with the same counts."""
+        return Resamples(self.codes[rows], self.weights)
 
-def resample_patients(patient: ArrayLike, *, draws: int = 1000, seed: int = 0) -> Resamples:
+    def sums(self, values: ArrayLike) -> Array:
+        """Sum values (N,) or (N, K) over the rows of every draw, (draws,) or (draws, K)."""
+        x = np.asarray(values, dtype=np.float64)
+        patients, table = self.weights.shape[1], x[:, None] if x.ndim == 1 else x
+        columns = [np.bincount(self.codes, weights=column, minlength=patients) for column in table.T]
+        total: Array = self.weights @ np.stack(columns, axis=1)
+        return total.reshape(-1, *x.shape[1:])
+
+
+def resample_patients(
+    patient: ArrayLike, *, draws: int = 1000, seed: int = 0, stratify: ArrayLike | None = None
+) -> Resamples:
     """Draw patients with replacement.
 
     The draws depend on the set of patients and the seed alone, not on the order of the rows.
@@ -60,13 +76,29 @@ def resample_patients(patient: ArrayLike, *, draws: int = 1000, seed: int = 0) -
         patient: (N,) patient of each row, any sortable type.
         draws: number of bootstrap draws.
         seed: seed of the draws.
+        stratify: (N,) numbers by which patients are kept apart; a patient belongs to the largest number among its
+            rows, NaN left out. With a label, those are the patients with a positive image and those without, and
+            every draw holds as many of either as the cohort: for rare findings, of which a plain draw may hold none.
     """
-    names, codes = np.unique(np.asarray(patient), return_inverse=True)
+    names, found = np.unique(np.asarray(patient), return_inverse=True)
+    codes = found.astype(np.int64).reshape(-1)
     rng = np.random.Generator(np.random.PCG64(seed))
-    counts = np.zeros((draws, 0), dtype=np.int64)
-    if len(names):  # an empty cohort has no multinomial
-        counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-    return Resamples(codes.astype(np.int64).reshape(-1), counts.astype(np.float64))
+    counts = np.zeros((draws, len(names)))
+    strata = np.zeros(len(names)) if stratify is None else _strata(codes, stratify, patients=len(names))
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
+        counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
+    return Resamples(codes, counts)
+
+
+def _strata(codes: NDArray[np.int64], stratify: ArrayLike, *, patients: int) -> Array:
+    """Return the stratum of each patient, (patients,)."""
+    values = np.asarray(stratify, dtype=np.float64).reshape(-1)
+    if len(values) != len(codes):
+        raise PacxError(f"`stratify` has {len(values)} values for {len(codes)} rows; every row needs one.")
+    largest = np.full(patients, -np.inf)  # stays where a patient has no known value: a stratum of its own
+    np.maximum.at(largest, codes, np.where(np.isnan(values), -np.inf, values))
+    return largest
 
 
 def interval_of(value: float, draws: ArrayLike, *, level: float = 0.95) -> Interval:
@@ -98,11 +130,9 @@ def mean_draws(values: ArrayLike, resamples: Resamples) -> Array:
     """Mean of every bootstrap draw over rows, (draws,); NaN values are left out."""
     x = np.asarray(values, dtype=np.float64)
     known = np.isfinite(x)
-    patients = resamples.weights.shape[1]
-    total = np.bincount(resamples.codes[known], weights=x[known], minlength=patients)
-    count = np.bincount(resamples.codes[known], minlength=patients)
-    drawn = resamples.weights @ count
-    result: Array = np.divide(resamples.weights @ total, drawn, out=np.full(len(drawn), np.nan), where=drawn > 0)
+    kept = resamples.of(known)
+    total, drawn = kept.sums(x[known]), kept.sums(np.ones(int(known.sum())))
+    result: Array = np.divide(total, drawn, out=np.full(len(drawn), np.nan), where=drawn > 0)
     return result
 
 

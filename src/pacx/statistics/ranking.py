@@ -1,18 +1,16 @@
-"""AUROC and average precision, for one weighting of the rows or for all bootstrap draws at once.
+"""AUROC, for one weighting of the rows or for all bootstrap draws at once.
 
-A weighted AUROC needs, for every positive, the weight of the negatives scored below it: one cumulative sum over the
-sorted negatives. All draws share the sorting, so nothing loops over draws and 1,000 draws of 10,000 images take a
-fraction of a second.
+    AUROC = sum over i, j of w_i w_j ([s_i > s_j] + [s_i = s_j] / 2) / sum over i, j of w_i w_j
+
+Positives i, negatives j; a draw gives each row the count of its patient as its weight w. What the draws share is in
+`pacx.statistics.ordering`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from pacx.errors import PacxError
 from pacx.statistics.bootstrap import (
     Array,
     Difference,
@@ -23,11 +21,12 @@ from pacx.statistics.bootstrap import (
     mean_of_defined,
     resample_patients,
 )
+from pacx.statistics.ordering import Block, Ordering, draw_by_draw, one_draw, order
 
 __all__ = [
     "auroc",
     "auroc_draws",
-    "average_precision",
+    "auroc_of_block",
     "bootstrap_auroc",
     "bootstrap_macro_auroc",
     "macro_auroc",
@@ -35,20 +34,6 @@ __all__ = [
     "paired_auroc_difference",
     "paired_macro_auroc_difference",
 ]
-
-_BLOCK = 8_000_000
-"""Numbers (64 MB as float64) that one block of draws may hold."""
-
-
-class _Ranking(NamedTuple):
-    positive: NDArray[np.int64]
-    """(P,) row numbers of the positives"""
-    negative: NDArray[np.int64]
-    """(Q,) row numbers of the negatives by ascending score"""
-    below: NDArray[np.int64]
-    """(P,) how many negatives score lower than each positive"""
-    not_above: NDArray[np.int64]
-    """(P,) how many negatives score lower than or equal to each positive"""
 
 
 def auroc(target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None) -> float:
@@ -65,34 +50,21 @@ def auroc(target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None) 
     Raises:
         PacxError: a label other than 0, 1, NaN, or a NaN score on a labelled row.
     """
-    y, s = _checked(target, score)
-    weights = np.ones(len(y)) if weight is None else np.asarray(weight, dtype=np.float64)
-    return float(_weighted_auroc(_rank(y, s), Resamples(np.arange(len(y)), weights[None]))[0])
-
-
-def average_precision(target: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None) -> float:
-    """Area under the precision-recall curve as a sum of steps, ties forming one step.
-
-    AP = sum over thresholds of (recall gained) x (precision there). Arguments and errors as for `auroc`.
-    Chance level is the share of positives. NaN without positives.
-    """
-    y, s = _checked(target, score)
-    weights = np.ones(len(y)) if weight is None else np.asarray(weight, dtype=np.float64)
-    known = ~np.isnan(y)
-    y, s, weights = y[known], s[known], weights[known]
-    order = np.argsort(-s, kind="stable")
-    last_of_tie = np.flatnonzero(np.append(np.diff(s[order]) != 0, True)) if len(s) else np.empty(0, np.int64)
-    hits = np.cumsum((weights * y)[order])[last_of_tie]
-    flagged = np.cumsum(weights[order])[last_of_tie]
-    if not hits.size or hits[-1] <= 0:
-        return float("nan")
-    precision = np.divide(hits, flagged, out=np.zeros_like(hits), where=flagged > 0)
-    return float(np.sum(np.diff(hits, prepend=0.0) * precision) / hits[-1])
+    return float(auroc_draws(target, score, one_draw(np.size(target), weight))[0])
 
 
 def auroc_draws(target: ArrayLike, score: ArrayLike, resamples: Resamples) -> Array:
     """AUROC of every bootstrap draw, (draws,); NaN where a draw holds one class only."""
-    return _weighted_auroc(_rank(*_checked(target, score)), resamples)
+    return draw_by_draw(order(target, score), resamples, auroc_of_block)[0]
+
+
+def auroc_of_block(ordering: Ordering, block: Block) -> Array:
+    """AUROC of each draw of a block, (B,)."""
+    del ordering  # all measures of a block are called alike
+    pairs = block.positives * block.negatives
+    won = 0.5 * np.einsum("bp,bp->b", block.positive, block.below + block.not_above)
+    found: Array = np.divide(won, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    return found
 
 
 def bootstrap_auroc(
@@ -164,45 +136,3 @@ def paired_macro_auroc_difference(
     value = macro_auroc(target, score_a) - macro_auroc(target, score_b)
     drawn = macro_auroc_draws(target, score_a, resamples) - macro_auroc_draws(target, score_b, resamples)
     return difference_of(value, drawn, level=level)
-
-
-def _checked(target: ArrayLike, score: ArrayLike) -> tuple[Array, Array]:
-    y, s = np.asarray(target, dtype=np.float64).reshape(-1), np.asarray(score, dtype=np.float64).reshape(-1)
-    if len(y) != len(s):
-        raise PacxError(f"{len(y)} labels and {len(s)} scores were given; every label needs one score.")
-    known = ~np.isnan(y)
-    if not np.isin(y[known], (0.0, 1.0)).all():
-        raise PacxError(f"Labels must be 0, 1 or NaN; found {np.unique(y[known])[:5].tolist()}.")
-    if np.isnan(s[known]).any():
-        raise PacxError(
-            f"{np.isnan(s[known]).sum()} of {known.sum()} scores are NaN: the model that made them diverged."
-        )
-    return y, s
-
-
-def _rank(y: Array, s: Array) -> _Ranking:
-    positive = np.flatnonzero(y == 1)
-    negative = np.flatnonzero(y == 0)
-    negative = negative[np.argsort(s[negative], kind="stable")]
-    below = np.searchsorted(s[negative], s[positive], side="left")
-    return _Ranking(positive, negative, below, np.searchsorted(s[negative], s[positive], side="right"))
-
-
-def _weighted_auroc(ranking: _Ranking, resamples: Resamples) -> Array:
-    """AUROC of every row of weights, (draws,); blocks of draws bound the memory."""
-    result = np.full(len(resamples.weights), np.nan)
-    positive, negative = resamples.codes[ranking.positive], resamples.codes[ranking.negative]
-    if not len(positive) or not len(negative):
-        return result
-    block = max(1, _BLOCK // (len(positive) + len(negative)))
-    for start in range(0, len(result), block):
-        weights = resamples.weights[start : start + block]
-        up_to = np.zeros((len(weights), len(negative) + 1))
-        np.cumsum(np.take(weights, negative, axis=1), axis=1, out=up_to[:, 1:])
-        wins = np.take(up_to, ranking.below, axis=1)
-        wins += np.take(up_to, ranking.not_above, axis=1)
-        drawn = np.take(weights, positive, axis=1)
-        pairs = drawn.sum(axis=1) * up_to[:, -1]
-        won = 0.5 * np.einsum("dp,dp->d", drawn, wins)
-        result[start : start + block] = np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
-    return result
