@@ -12,9 +12,12 @@ from sklearn.metrics import roc_auc_score
 from pacx.data.manifest import subset_rows
 from pacx.errors import PacxError
 from pacx.evaluation.linear import STRENGTHS
+from pacx.evaluation.measures import measure
 from pacx.evaluation.probe import probe
+from pacx.evaluation.probe_scores import measure_all, summarise_all
 from pacx.frozen.features import extract
 from pacx.models.encoder import load_encoder, weights_hash
+from pacx.scoring import summarise
 from pacx.statistics import auroc_draws, bootstrap_auroc, resample_patients
 
 
@@ -226,3 +229,21 @@ def test_validation_scores_are_written_beside_those_of_the_test_rows(store, run)
     assert set(own["image_id"]) == set(store.manifest["image_id"].iloc[store.rows("val")])
     entry = _entry(result, "scores", task="side", label="side", fraction=0.1, seed=2)
     assert entry["val_auroc"] == pytest.approx(roc_auc_score(own["target"], own["score"]), abs=1e-3)
+
+
+def test_scores_and_measures_in_parts_are_those_of_the_whole(store, run):
+    result, predictions, out = run
+    val = pd.read_parquet(out / "val_predictions.parquet")
+    rng = np.random.default_rng(0)
+    manifest = store.manifest.assign(sex=rng.choice(["F", "M"], len(store)), age=rng.integers(20, 90, len(store)))
+    whole = measure(predictions, val, manifest, draws=20)
+    parts = measure_all(predictions, val, manifest, draws=20, level=0.95)
+    pd.testing.assert_frame_equal(parts, whole)
+    assert set(whole["subgroup_kind"]) == {"", "sex", "age"}
+    scored, expected = summarise_all(predictions, draws=20, level=0.95), summarise(predictions, draws=20)
+    assert repr(list(scored.mean.items())) == repr(list(expected.mean.items()))  # NaN is not NaN
+    assert repr(list(scored.single.items())) == repr(list(expected.single.items()))
+    written = pd.read_parquet(out / "measures.parquet")
+    assert len(written) == len(result["results"]["measures"]) > 100
+    row = written.query("task == 'side' and fraction == 1.0 and metric == 'auroc' and rule == ''").iloc[0]
+    assert row["value"] == pytest.approx(_entry(result, "summary", task="side", label="side", fraction=1.0)["value"])

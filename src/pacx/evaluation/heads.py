@@ -107,8 +107,9 @@ def train_heads(
         order = torch.from_numpy(plan.order)
         places = views[order, torch.from_numpy(plan.mirrored).long()[order]]
         share = cosine_share(epoch, epochs=schedule.epochs)
-        for rows, seen in zip(order.split(schedule.batch_size), places.split(schedule.batch_size), strict=True):
-            stack.step(features.index_select(0, seen), rows, share=share)
+        for start in range(0, len(order), schedule.batch_size):
+            turn = slice(start, start + schedule.batch_size)
+            stack.step(features.index_select(0, places[turn]), order[turn], share=share)
         stack.keep_best(val_columns, epoch)
     return stack.kept()
 

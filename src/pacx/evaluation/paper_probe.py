@@ -53,25 +53,24 @@ def run_paper_probes(
         An attempt for each label of each task, at each fraction and seed.
     """
     cached = _Cached(data, mirrored)
-    subsets = list(_subsets(data, schedules, fractions=fractions, seeds=seeds, sampler=sampler))
-    stacks: dict[tuple[Schedule, int, bytes], list[int]] = {}
-    for number, subset in enumerate(subsets):
-        stacks.setdefault((schedules[subset.task], subset.seed, subset.rows.tobytes()), []).append(number)
+    stacks: dict[tuple[Schedule, int, bytes], list[_Subset]] = {}
+    for subset in _subsets(data, schedules, fractions=fractions, seeds=seeds, sampler=sampler):
+        stacks.setdefault((schedules[subset.task], subset.seed, subset.rows.tobytes()), []).append(subset)
     trained = map_side_by_side(
-        lambda stack: _train_stack(cached, [subsets[number] for number in stack[1]], stack[0][0]),
-        list(stacks.items()),
-        size=lambda stack: stack[0][0].epochs * len(subsets[stack[1][0]].rows),
+        lambda stack: _train_stack(cached, stack, schedules[stack[0].task]),
+        list(stacks.values()),
+        size=lambda stack: schedules[stack[0].task].epochs * len(stack[0].rows),
         label="heads",
         unit="subset",
     )
-    found = {
-        number: attempts
-        for numbers, stack in zip(stacks.values(), trained, strict=True)
-        for number, attempts in zip(numbers, stack, strict=True)
-    }
-    attempts = [attempt for number in range(len(subsets)) for attempt in found[number]]
-    place = {(task.name, label): (i, j) for i, task in enumerate(schedules) for j, label in enumerate(task.labels)}
-    return sorted(attempts, key=lambda attempt: place[attempt.problem.task.name, attempt.problem.label])
+    attempts = [attempt for stack in trained for attempt in stack]
+    tasks = [task.name for task in schedules]
+
+    def place(problem: Problem) -> tuple[int, int, float, int]:
+        own = tasks.index(problem.task.name), problem.task.labels.index(problem.label)
+        return *own, problem.fraction, problem.seed
+
+    return sorted(attempts, key=lambda attempt: place(attempt.problem))
 
 
 class _Subset(NamedTuple):
@@ -120,22 +119,23 @@ class _Cached:
         return torch.from_numpy(np.stack([self.data.position[rows], self._mirrored_at[rows]], axis=1))
 
 
-def _train_stack(cached: _Cached, stack: Sequence[_Subset], schedule: Schedule) -> list[list[Attempt]]:
-    """Train the heads of subsets with the same rows and seed; return the attempts of each."""
+def _train_stack(cached: _Cached, stack: Sequence[_Subset], schedule: Schedule) -> list[Attempt]:
+    """Train the heads of subsets with the same rows and seed."""
     data, rows, seed = cached.data, stack[0].rows, FIRST_SEED + stack[0].seed
-    problems = [subset.problems(data) for subset in stack]
-    questions = [_question(data, own, rows) for own in problems if any(problem.learnable(data) for problem in own)]
-    trained = iter(
-        train_heads(cached.features, cached.views(rows), questions, val=cached.val, schedule=schedule, seed=seed)
-        if questions
-        else ()
-    )
-    return [
-        _judge(data, own, next(trained), schedule)
-        if any(problem.learnable(data) for problem in own)
-        else [give_up(data, problem, _NO_CHOICE) for problem in own]
-        for own in problems
-    ]
+    asked, attempts = [], []
+    for problems in (subset.problems(data) for subset in stack):
+        if any(problem.learnable(data) for problem in problems):
+            asked.append(problems)
+        else:
+            attempts += [give_up(data, problem, _NO_CHOICE) for problem in problems]
+    if asked:
+        questions = [_question(data, problems, rows) for problems in asked]
+        trained = train_heads(
+            cached.features, cached.views(rows), questions, val=cached.val, schedule=schedule, seed=seed
+        )
+        for problems, heads in zip(asked, trained, strict=True):
+            attempts += _judge(data, problems, heads, schedule)
+    return attempts
 
 
 _NO_CHOICE: Mapping[str, Any] = {"learning_rate": float("nan"), "epoch": None}

@@ -30,38 +30,25 @@ Both:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pacx.data.manifest import Task
 from pacx.data.store import Store
 from pacx.errors import PacxError
-from pacx.evaluation.heads import Schedule
-from pacx.evaluation.linear import STRENGTHS, run_probes
-from pacx.evaluation.neighbours import run_neighbours
-from pacx.evaluation.paper_probe import Sampler, run_paper_probes
-from pacx.evaluation.probe_rows import score_rows, summary_rows
-from pacx.evaluation.problems import Attempt, ProbeData, make_problems, predictions_table
-from pacx.evaluation.published_probes import EPOCHS, published_probe
-from pacx.evaluation.token_choice import choose_token
-from pacx.frozen.features import Token, encoder_name, extract, feature_cache, open_encoder
-from pacx.models.encoder import Encoder, weights_hash
-from pacx.runs import RunFolder, open_run
-from pacx.scoring import summarise
+from pacx.evaluation.paper_probe import Sampler
+from pacx.evaluation.protocols import Asked, Features, HeadArguments, ProbeToken, honest, paper
+from pacx.frozen.features import encoder_name, feature_cache, open_encoder
+from pacx.models.encoder import weights_hash
+from pacx.runs import open_run
 
-__all__ = ["FRACTIONS", "ProbeToken", "Protocol", "probe"]
+__all__ = ["FRACTIONS", "Protocol", "probe"]
 
 FRACTIONS = (0.01, 0.1, 1.0)
 Protocol = Literal["honest", "paper"]
-ProbeToken = Literal["cls", "mean", "both", "auto"]
-"""What stands for an image, or auto: the best of the three on the validation split."""
-
-log = logging.getLogger("pacx")
 
 
 def probe(
@@ -115,9 +102,10 @@ def probe(
 
     Returns:
         The content of `result.json`. Its results: encoder_name, protocol, scores (one entry per task, label, fraction
-        and seed), summary (the mean over seeds; label "macro" is the mean over a task's labels) and neighbours (the
-        same for k nearest neighbours). Beside it `predictions.parquet`, `val_predictions.parquet` and
-        `neighbours.parquet`, as `pacx.scoring` describes.
+        and seed), summary (the mean over seeds; label "macro" is the mean over a task's labels), measures (AUPRC, F1,
+        sensitivity, calibration and more, see `pacx.evaluation.measures`) and neighbours (a summary of k nearest
+        neighbours). Beside it `predictions.parquet`, `val_predictions.parquet` and `neighbours.parquet`, as
+        `pacx.scoring` describes them, and `measures.parquet`.
 
     Raises:
         PacxError: an unknown task or protocol, a store without images, tasks, training rows or (paper) validation
@@ -127,7 +115,7 @@ def probe(
     config = {**locals()}
     shares = sorted(set(FRACTIONS if fractions is None else fractions))
     _check_numbers(shares, seeds)
-    heads = _HeadArguments(sampler, learning_rates, head_batch_size, epochs)
+    heads = HeadArguments(sampler, learning_rates, head_batch_size, epochs)
     _check_protocol(protocol, token, heads)
     cohort = Store.open(store)
     chosen = _tasks(cohort, tasks, protocol=protocol)
@@ -136,135 +124,13 @@ def probe(
         label = name or encoder_name(encoder)
         run.read("store", path=store, name=cohort.name, hash=cohort.content_hash, split_hash=cohort.meta["split_hash"])
         run.read("encoder", path=encoder, name=label, hash=weights_hash(network))
-        features = _Features(network, cohort, batch_size, feature_cache(out))
-        ask = _Ask(chosen, shares, seeds, draws)
+        features = Features(network, cohort, batch_size, feature_cache(out))
+        asked = Asked(chosen, shares, seeds, draws)
         if protocol == "paper":
-            found = _paper(run, features, ask, token, heads)
+            found = paper(run, features, asked, token=token, arguments=heads)
         else:
-            found = _honest(run, features, ask, token, neighbours=neighbours)
+            found = honest(run, features, asked, token=token, neighbours=neighbours)
         return run.finish({"encoder_name": label, **found})
-
-
-class _Ask(NamedTuple):
-    """What both protocols are asked."""
-
-    tasks: list[Task]
-    fractions: list[float]
-    seeds: int
-    draws: int
-
-
-class _HeadArguments(NamedTuple):
-    """Arguments that the paper protocol alone has."""
-
-    sampler: Sampler | None
-    learning_rates: list[float] | None
-    head_batch_size: int | None
-    epochs: int | None
-
-
-class _Features(NamedTuple):
-    """Where features come from."""
-
-    encoder: Encoder
-    store: Store
-    batch_size: int
-    cache: Path
-
-    def of(
-        self, rows: NDArray[np.int64], token: Token, *, flip: bool = False, exact: bool = False
-    ) -> NDArray[np.float32]:
-        """Compute or read features (n, D)."""
-        return extract(
-            self.encoder, self.store, rows, token=token, batch_size=self.batch_size, cache=self.cache, flip=flip,
-            exact=exact,
-        )  # fmt: skip
-
-
-def _honest(run: RunFolder, features: _Features, ask: _Ask, token: ProbeToken, *, neighbours: bool) -> dict[str, Any]:
-    rows = features.store.rows(needs=("image",))
-    tokens: tuple[Token, ...] = ("cls", "mean", "both") if token == "auto" else (token,)
-    data = {one: ProbeData.standardised(features.store, rows, features.of(rows, one)) for one in tokens}
-    problems = make_problems(data[tokens[0]], ask.tasks, fractions=ask.fractions, seeds=ask.seeds)
-    attempts = choose_token({one: run_probes(data[one], problems) for one in tokens})
-    protocol = {
-        "name": "honest",
-        "token": token,
-        "strengths": STRENGTHS,
-        "chosen_on": "AUROC on the whole validation split",
-        "draws": ask.draws,
-        "level": 0.95,
-    }
-    found = {"protocol": protocol, **_scored(run, features.store, ask, attempts)}
-    if neighbours:
-        nearest = choose_token({one: run_neighbours(data[one], problems) for one in tokens})
-        found["neighbours"] = _nearest(run, features.store, ask, nearest)
-    return found
-
-
-def _paper(
-    run: RunFolder, features: _Features, ask: _Ask, token: ProbeToken, arguments: _HeadArguments
-) -> dict[str, Any]:
-    assert token != "auto"  # _check_protocol
-    store, rows = features.store, features.store.rows(needs=("image",))
-    # 40 epochs of AdamW let the rounding of half precision grow to 1e-3 in the logits.
-    data = ProbeData.raw(store, rows, features.of(rows, token, exact=True))
-    mirrored = features.of(data.rows["train"], token, flip=True, exact=True)
-    published = {task: published_probe(store.name, task.name) for task in ask.tasks}
-    schedules = {
-        task: Schedule(
-            tuple(arguments.learning_rates or (own.learning_rate,)),
-            arguments.head_batch_size or own.batch_size,
-            arguments.epochs or EPOCHS,
-        )
-        for task, own in published.items()
-    }
-    sampler = arguments.sampler or "reference"
-    attempts = run_paper_probes(data, mirrored, schedules, fractions=ask.fractions, seeds=ask.seeds, sampler=sampler)
-    protocol = {
-        "name": "paper",
-        "token": token,
-        "sampler": sampler,
-        "subsets_by": "image" if sampler == "reference" else "patient",
-        "heads": {task.name: {"data_set": published[task].name, **schedules[task]._asdict()} for task in ask.tasks},
-        "chosen_on": "macro AUROC of the task on the whole validation split, epoch by epoch",
-        "draws": ask.draws,
-        "level": 0.95,
-    }
-    return {"protocol": protocol, **_scored(run, store, ask, attempts)}
-
-
-def _scored(run: RunFolder, store: Store, ask: _Ask, attempts: Sequence[Attempt]) -> dict[str, Any]:
-    """Write the predictions; return scores and summary."""
-    _warn_of_gaps(attempts)
-    predictions = predictions_table(store, attempts)
-    predictions.to_parquet(run.artefact("predictions", "predictions.parquet"))
-    val_predictions = predictions_table(store, attempts, split="val")
-    val_predictions.to_parquet(run.artefact("val_predictions", "val_predictions.parquet"))
-    scored = summarise(predictions, draws=ask.draws)
-    return {"scores": score_rows(attempts, scored), "summary": summary_rows(ask.tasks, attempts, scored)}
-
-
-def _nearest(run: RunFolder, store: Store, ask: _Ask, attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
-    """Write the neighbours' predictions; return a summary in the same form, with every k that was chosen."""
-    predictions = predictions_table(store, attempts)
-    predictions.to_parquet(run.artefact("neighbours", "neighbours.parquet"))
-    summary = summary_rows(ask.tasks, attempts, summarise(predictions, draws=ask.draws))
-    for row in summary:
-        row["k"] = [
-            attempt.chosen["k"]
-            for attempt in attempts
-            if (attempt.problem.task.name, attempt.problem.label, attempt.problem.fraction)
-            == (row["task"], row["label"], row["fraction"])
-        ]
-    return summary
-
-
-def _warn_of_gaps(attempts: Sequence[Attempt]) -> None:
-    for attempt in attempts:
-        if not attempt.outputs:
-            problem, why = attempt.problem, ", ".join(attempt.notes)
-            log.warning("%s/%s at %g: %s, not probed", problem.task.name, problem.label, problem.fraction, why)
 
 
 def _tasks(store: Store, names: Sequence[str] | None, *, protocol: Protocol) -> list[Task]:
@@ -283,7 +149,7 @@ def _tasks(store: Store, names: Sequence[str] | None, *, protocol: Protocol) -> 
     return [store.task(name) for name in dict.fromkeys(store.tasks if names is None else names)]
 
 
-def _check_protocol(protocol: str, token: ProbeToken, heads: _HeadArguments) -> None:
+def _check_protocol(protocol: str, token: ProbeToken, heads: HeadArguments) -> None:
     if protocol not in get_args(Protocol):
         raise PacxError(f"There is no protocol {protocol!r}. The protocols are: {', '.join(get_args(Protocol))}.")
     if protocol == "honest":

@@ -26,7 +26,7 @@ def choose_token(by_token: Mapping[Token, Sequence[Attempt]]) -> list[Attempt]:
     for token, attempts in by_token.items():
         for attempt in attempts:
             tried.setdefault(_key(attempt.problem), {}).setdefault(token, []).append(attempt.val_auroc)
-    best = {key: max(found, key=lambda token, of=found: _mean(of[token])) for key, found in tried.items()}
+    best = {key: _best(found) for key, found in tried.items()}
     kept = []
     for same in zip(*by_token.values(), strict=True):
         token = best[_key(same[0].problem)]
@@ -39,6 +39,9 @@ def _key(problem: Problem) -> tuple[str, float, int]:
     return problem.task.name, problem.fraction, problem.seed
 
 
-def _mean(aurocs: Sequence[float]) -> float:
-    defined = [value for value in aurocs if np.isfinite(value)]
-    return float(np.mean(defined)) if defined else -np.inf
+def _best(found: Mapping[Token, Sequence[float]]) -> Token:
+    def mean(token: Token) -> float:
+        defined = [value for value in found[token] if np.isfinite(value)]
+        return float(np.mean(defined)) if defined else -np.inf
+
+    return max(found, key=mean)
