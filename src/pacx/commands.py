@@ -47,6 +47,9 @@ COMMANDS: dict[str, Command] = {
         "pacx.stages.bank:bank", "embed a store with a frozen teacher, or import embeddings", "train", "train"
     ),
     "distill": Command("pacx.stages.distill:distill", "distil teachers into the X-ray encoder", "train", "train"),
+    "finetune": Command(
+        "pacx.stages.finetune:finetune", "train encoder and linear head end to end on a task", "train", "train"
+    ),
     "segment": Command("pacx.stages.segment:segment", "train a mask decoder on frozen tokens", "train", "train"),
     "probe": Command("pacx.evaluation.probe:probe", "linear probes on frozen features", "judge", "train"),
     "pool": Command("pacx.evaluation.pool:pool", "join the probes of several seeds or folds", "judge", "train"),

@@ -6,11 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.evaluation.conftest import store as labelled
 
 from pacx.data.bank import Bank
 from pacx.data.manifest import Manifest, Task
 from pacx.data.store import Store, StoreWriter
 from pacx.models.encoder import Encoder, EncoderConfig, save_encoder
+
+__all__ = ["labelled"]  # a fixture: 16 px images with tasks of every kind
 
 torch.set_num_threads(1)
 SIZE = 32

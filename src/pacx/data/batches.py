@@ -34,7 +34,7 @@ from pacx.data.store import Store
 from pacx.errors import PacxError
 from pacx.preprocess import Preprocess
 
-__all__ = ["Augment", "Batch", "EpochSampler", "Item", "StoreDataset", "make_loader"]
+__all__ = ["Augment", "Batch", "EpochSampler", "Item", "StoreDataset", "check_geometry", "make_loader"]
 
 Batch = dict[str, Tensor]
 Item = tuple[int, int]
@@ -123,15 +123,23 @@ class StoreDataset(Dataset[Batch]):
             raise PacxError(f"The store {store.name!r} ({store.path}) holds no ECGs. Choose a store with ECGs.")
         if self.mask is not None:
             store.mask(self.mask, [])
-        if self.preprocess is None:
-            return
-        made = store.preprocess().geometry
-        if made != self.preprocess.geometry:
-            raise PacxError(
-                f"The images of {store.name!r} were made square by {made!r}, the encoder expects "
-                f"{self.preprocess.geometry!r}. Prepare the store again with --geometry {self.preprocess.geometry}, "
-                f"or, if the encoder comes from elsewhere, let `pacx convert --geometry {made}` state it."
-            )
+        if self.preprocess is not None:
+            check_geometry(store, self.preprocess)
+
+
+def check_geometry(store: Store, preprocess: Preprocess) -> None:
+    """Refuse images that were made square in another way than the encoder expects, or that are not there.
+
+    Raises:
+        PacxError: either of them.
+    """
+    made = store.preprocess().geometry
+    if made != preprocess.geometry:
+        raise PacxError(
+            f"The images of {store.name!r} were made square by {made!r}, the encoder expects "
+            f"{preprocess.geometry!r}. Prepare the store again with --geometry {preprocess.geometry}, "
+            f"or, if the encoder comes from elsewhere, let `pacx convert --geometry {made}` state it."
+        )
 
 
 class EpochSampler(Sampler[Item]):

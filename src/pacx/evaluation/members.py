@@ -52,10 +52,14 @@ class Member:
 
     @property
     def encoder(self) -> dict[str, Any]:
-        """Name, path and hash of the encoder that it judged."""
+        """Name, path and hash of the encoder that it judged; of a fine-tuned one, the hash that it has now."""
         noted = self.content["inputs"].get("encoder") or {}
         name = self.results.get("encoder_name") or noted.get("name") or self.name
-        return {"name": str(name), "path": noted.get("path"), "hash": noted.get("hash")}
+        return {
+            "name": str(name),
+            "path": noted.get("path"),
+            "hash": self.results.get("encoder_hash") or noted.get("hash"),
+        }
 
     @property
     def tested(self) -> frozenset[str]:
@@ -69,11 +73,11 @@ def read_member(folder: Path, *, commands: Iterable[str]) -> Member:
     Raises:
         PacxError: it is not finished, was made by another command, or its predictions are gone.
     """
-    content = read_result(folder)
-    if content["command"] not in commands:
+    content, known = read_result(folder), list(commands)
+    if content["command"] not in known:
         raise PacxError(
-            f"{folder} is a run of `{content['command']}`. `pool` joins runs of {' or '.join(commands)}: give "
-            "these, not what was made of them."
+            f"{folder} is a run of `{content['command']}`. `pool` joins runs of "
+            f"{', '.join(known[:-1])} or {known[-1]}: give these, not what was made of them."
         )
     path = Path(folder) / str(content["artefacts"].get("predictions", "predictions.parquet"))
     if not path.is_file():

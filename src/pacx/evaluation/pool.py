@@ -53,7 +53,7 @@ def pool(
         pacx pool --runs runs/probe-pacx-0 runs/probe-pacx-1 runs/probe-pacx-2 --out runs/pool-pacx
 
     Args:
-        runs: two or more finished runs of the same command (probe or physiology) with the same settings.
+        runs: two or more finished runs of the same command (probe, finetune or physiology) with the same settings.
         out: the run folder to make.
         name: how a report calls the method; pacx for encoders pacx-0, pacx-1, pacx-2 if not given.
         draws: bootstrap draws of the intervals.
@@ -152,6 +152,7 @@ def _pool_physiology(_: Sequence[Member], predictions: pd.DataFrame, draws: int)
 
 POOLED: Mapping[str, Callable[[Sequence[Member], pd.DataFrame, int], dict[str, Any]]] = {
     "probe": _pool_probes,
+    "finetune": _pool_probes,
     "physiology": _pool_physiology,
 }
 """What can be pooled: from runs, their joined predictions and the number of draws to results."""

@@ -22,7 +22,16 @@ from pacx.errors import PacxError
 if TYPE_CHECKING:  # 100 MiB that a function of numbers does not need
     import lightning as L
 
-__all__ = ["adamw_with_warmup", "check_warmup", "parameter_groups", "warmup_cosine", "warmup_cosine_schedule"]
+__all__ = [
+    "adamw_over_groups",
+    "adamw_with_warmup",
+    "check_rates",
+    "check_warmup",
+    "is_decayed",
+    "parameter_groups",
+    "warmup_cosine",
+    "warmup_cosine_schedule",
+]
 
 _UNDECAYED = frozenset({"cls_token", "mask_token", "reg_token", "pos_embed", "decoder_pos_embed", "logit_scale"})
 
@@ -84,23 +93,43 @@ def adamw_with_warmup(
 ) -> Any:
     """Make what `configure_optimizers` returns: AdamW over the trainable parameters, warm-up, cosine to `floor`.
 
+    Raises:
+        PacxError: a rate or decay out of range, or a warm-up that leaves no epoch to train in.
+    """
+    check_rates(learning_rate=learning_rate, weight_decay=weight_decay)
+    groups = parameter_groups(network.named_parameters(), weight_decay=weight_decay)
+    return adamw_over_groups(
+        trainer, groups, learning_rate=learning_rate, warmup_epochs=warmup_epochs, betas=betas, floor=floor
+    )
+
+
+def check_rates(*, learning_rate: float, weight_decay: float) -> None:
+    """Refuse a learning rate or weight decay that is out of range."""
+    if not learning_rate > 0:
+        raise PacxError(f"learning_rate is {learning_rate:g}; it must be above 0.")
+    if not weight_decay >= 0:
+        raise PacxError(f"weight_decay is {weight_decay:g}; it must be 0 (none) or more.")
+
+
+def adamw_over_groups(
+    trainer: L.Trainer,
+    groups: list[dict[str, Any]],
+    *,
+    learning_rate: float,
+    warmup_epochs: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    floor: float = 0.0,
+) -> Any:
+    """Make what `configure_optimizers` returns for parameter groups, each with its decay and maybe a rate of its own.
+
     The step is one fused kernel, except where gradients are scaled (float16), since a fused step undoes the scaling
     itself, too late for gradients to be clipped before it; and where they are clipped in any mixed precision, since
     Lightning refuses to clip for an optimiser that could undo a scaling, whether there is one or not.
 
     Raises:
-        PacxError: a rate or decay out of range, or a warm-up that leaves no epoch to train in.
+        PacxError: a warm-up that leaves no epoch to train in.
     """
-    if not learning_rate > 0:
-        raise PacxError(f"learning_rate is {learning_rate:g}; it must be above 0.")
-    if not weight_decay >= 0:
-        raise PacxError(f"weight_decay is {weight_decay:g}; it must be 0 (none) or more.")
-    optimizer = torch.optim.AdamW(
-        parameter_groups(network.named_parameters(), weight_decay=weight_decay),
-        lr=learning_rate,
-        betas=betas,
-        fused=_can_fuse(trainer),
-    )
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=_can_fuse(trainer))
     epochs = int(trainer.max_epochs or 1)
     schedule = warmup_cosine_schedule(
         optimizer,
@@ -118,6 +147,11 @@ def _can_fuse(trainer: L.Trainer) -> bool:
     return not scaled and not (mixed and trainer.gradient_clip_val)
 
 
+def is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    """Say whether weight decay acts on a parameter: on matrices, not on norms, biases, tokens and positions."""
+    return parameter.ndim > 1 and name.rpartition(".")[2] not in _UNDECAYED
+
+
 def parameter_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], *, weight_decay: float
 ) -> list[dict[str, Any]]:
@@ -132,7 +166,6 @@ def parameter_groups(
     for name, parameter in named_parameters:
         if not parameter.requires_grad:
             continue
-        plain = parameter.ndim <= 1 or name.rpartition(".")[2] in _UNDECAYED
-        (undecayed if plain else decayed).append(parameter)
+        (decayed if is_decayed(name, parameter) else undecayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]

@@ -1,5 +1,5 @@
 # ruff: noqa: F722
-"""One step of decoding masks from frozen tokens, its loss and its scores; `pacx.stages.segment` is the command."""
+"""One step of decoding masks from frozen tokens, and its loss; `pacx.stages.segment` is the command."""
 
 from __future__ import annotations
 
@@ -15,29 +15,33 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pacx.models.heads import SegmentationDecoder
-from pacx.stages.run import LossGuard, adamw_with_warmup
-from pacx.stages.tokens import FrozenTokens
+from pacx.stages.mask_scores import overlap_scores, pooled_scores
+from pacx.stages.optimisation import adamw_over_groups, parameter_groups
+from pacx.stages.run import LossGuard
+from pacx.stages.tokens import TokenSource
 
-__all__ = ["MaskDecoding", "overlap_scores", "segmentation_loss"]
+__all__ = ["MaskDecoding", "segmentation_loss"]
 
 
 class MaskDecoding(L.LightningModule):
     """One step of decoding masks from frozen tokens.
 
     Args:
-        tokens: the frozen encoder's patch tokens.
-        masks: gives the true masks (B, S, S) of store rows.
+        tokens: gives the frozen encoder's patch tokens of a batch.
+        masks: gives the true masks (B, S, S) of store rows; a batch that has masks of its own, rotated with its
+            images, is trained on those.
         image_ids: the store's ids by row.
         flip: mirror half of the training images, drawn anew in each epoch.
         learning_rate: peak learning rate.
         weight_decay: decay of kernels.
         warmup_epochs: linear warm-up, in epochs.
+        decay_all: let the decay act on biases too.
         seed: seed of the flips.
     """
 
     def __init__(
         self,
-        tokens: FrozenTokens,
+        tokens: TokenSource,
         masks: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
         *,
         image_ids: list[str],
@@ -45,10 +49,11 @@ class MaskDecoding(L.LightningModule):
         learning_rate: float,
         weight_decay: float,
         warmup_epochs: float,
+        decay_all: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        config = tokens.encoder.config
+        config = tokens.config
         self.decoder = SegmentationDecoder(config.width, grid=config.grid, patch_size=config.patch_size)
         self.tokens = tokens
         self.masks = masks
@@ -57,12 +62,13 @@ class MaskDecoding(L.LightningModule):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup_epochs = warmup_epochs
+        self.decay_all = decay_all
         self.seed = seed
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Decode, mirrored or not; the guard sees to losses that are not finite."""
         flipped = self._flipped(batch["index"])
-        truth = self._truth(batch["index"])
+        truth = batch["mask"][:, 0] > 0.5 if "mask" in batch else self._truth(batch["index"])
         truth = torch.where(flipped.view(-1, 1, 1), truth.flip(-1), truth)
         loss = segmentation_loss(self._logits(batch, flipped, truth.shape[-1]), truth)
         if self.guard.accepts(loss, batch["index"]):
@@ -70,11 +76,12 @@ class MaskDecoding(L.LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Measure loss, Dice and IoU per image."""
+        """Measure loss, Dice and IoU per image, and Dice over the pixels of the batch."""
         truth = self._truth(batch["index"])
         logits = self._logits(batch, torch.zeros_like(batch["index"], dtype=torch.bool), truth.shape[-1])
         dice, iou = overlap_scores(logits > 0, truth)
         parts = {"val_loss": segmentation_loss(logits, truth), "val_dice": dice.mean(), "val_iou": iou.mean()}
+        parts["val_pooled_dice"] = torch.tensor(pooled_scores(logits > 0, truth).dice)
         self.log_dict(parts, batch_size=len(truth))
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -85,16 +92,15 @@ class MaskDecoding(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, warm-up and cosine to zero."""
-        return adamw_with_warmup(
-            self.trainer,
-            self.decoder,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            warmup_epochs=self.warmup_epochs,
+        groups: list[dict[str, Any]] = [{"params": list(self.decoder.parameters()), "weight_decay": self.weight_decay}]
+        if not self.decay_all:
+            groups = parameter_groups(self.decoder.named_parameters(), weight_decay=self.weight_decay)
+        return adamw_over_groups(
+            self.trainer, groups, learning_rate=self.learning_rate, warmup_epochs=self.warmup_epochs
         )
 
     def _logits(self, batch: dict[str, Tensor], flipped: Tensor, size: int) -> Float[Tensor, "B S S"]:
-        logits: Tensor = self.decoder(self.tokens(batch["image"], batch["index"], flipped))
+        logits: Tensor = self.decoder(self.tokens(batch, flipped))
         if logits.shape[-1] == size:
             return logits.float()
         return F.interpolate(logits[:, None].float(), size=(size, size), mode="bilinear", antialias=True)[:, 0]
@@ -116,13 +122,3 @@ def segmentation_loss(logits: Float[Tensor, "B H W"], mask: Bool[Tensor, "B H W"
     probability = logits.sigmoid()
     dice = 2 * (probability * truth).sum() / (probability.sum() + truth.sum() + 1e-6)
     return F.binary_cross_entropy_with_logits(logits, truth) + 1 - dice
-
-
-def overlap_scores(
-    prediction: Bool[Tensor, "B H W"], truth: Bool[Tensor, "B H W"]
-) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """Return Dice and IoU of each image; 1 where truth and prediction are both empty."""
-    both = (prediction & truth).flatten(1).sum(1).double()
-    either = (prediction | truth).flatten(1).sum(1).double()
-    empty = either == 0
-    return torch.where(empty, 1.0, 2 * both / (both + either)), torch.where(empty, 1.0, both / either)

@@ -1,6 +1,7 @@
 """Probes of several encoders side by side, with paired differences to a baseline.
 
 * One entry per store. A task stands for itself by its only label, or by `macro`, the mean over its labels.
+* Fine-tuned encoders (`pacx finetune`) stand beside probed ones: their results have the same form.
 * A pool of probes (`pacx pool`) counts as one encoder, and the runs that it joins are not shown beside it.
 * Differences are drawn patient by patient, the same draws for both encoders (`pacx.evaluation.comparison`).
 """
@@ -25,6 +26,8 @@ __all__ = ["StoreProbes", "gather_probes", "headline_labels", "probe_part", "sho
 
 log = logging.getLogger("pacx")
 _DRAWS = 1000
+_PROBED = ("probe", "finetune")
+"""commands whose results are predictions of a store's tasks"""
 
 
 @dataclass
@@ -56,9 +59,9 @@ def shown_probes(runs: Sequence[Run]) -> list[Run]:
 
     These are known by name and time of start, wherever they lie now.
     """
-    pools = [run for run in runs if run.command == "pool" and run.results.get("of") == "probe"]
+    pools = [run for run in runs if run.command == "pool" and run.results.get("of") in _PROBED]
     pooled = {(one["name"], one["started"]) for run in pools for one in run.inputs["runs"]["members"]}
-    single = [run for run in of_command(runs, "probe") if (run.folder.name, run.content.get("started")) not in pooled]
+    single = [run for run in of_command(runs, *_PROBED) if (run.folder.name, run.content.get("started")) not in pooled]
     return [run for run in runs if run in single or run in pools]
 
 
