@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pacx.evaluation.measures import measure
 from pacx.evaluation.pool import pool
 from pacx.runs import open_run
 from pacx.scoring import summarise
@@ -34,7 +35,7 @@ def make_runs(root: Path, *, num_test: int = 160, draws: int = 200) -> Path:
     for name in ("pacx", "pacx-shuffled"):
         distill(root, name)
     for name in ("random", "mae", "pacx", "pacx-shuffled"):
-        probe(root, name, num_test=num_test, draws=draws)
+        probe(root, name, num_test=num_test, draws=draws, measured=name in {"mae", "pacx"})
     for name in ("random", "mae", "pacx"):
         align(root, name)
     for name in ("mae", "pacx"):
@@ -47,11 +48,11 @@ def make_runs(root: Path, *, num_test: int = 160, draws: int = 200) -> Path:
 def make_arms(root: Path, arms: Sequence[str], *, seeds: int = 2, num_test: int = 120, draws: int = 50) -> Path:
     """Write an ablation: each arm distilled and probed with several seeds, and pooled; probes of random and MAE."""
     for name in ("random", "mae"):
-        probe(root, name, num_test=num_test, draws=draws)
+        probe(root, name, num_test=num_test, draws=draws, measured=False)
     for arm in arms:
         for seed in range(seeds):
             distill(root, f"{arm}-{seed}")
-            probe(root, f"{arm}-{seed}", num_test=num_test, draws=draws)
+            probe(root, f"{arm}-{seed}", num_test=num_test, draws=draws, measured=False)
         pool(runs=[root / f"probe-{arm}-{seed}" for seed in range(seeds)], out=root / f"pool-{arm}", draws=draws)
     return root
 
@@ -163,11 +164,19 @@ def distill(root: Path, name: str) -> None:
         )  # fmt: skip
 
 
-def predictions(name: str, *, num_test: int) -> pd.DataFrame:
+def manifest(*, num_test: int) -> pd.DataFrame:
+    """What is known of the test images."""
+    rng = np.random.default_rng(6)
+    image = [f"image{i}" for i in range(num_test)]
+    sex, age = rng.choice(["F", "M"], num_test), rng.uniform(25, 90, num_test)
+    return pd.DataFrame({"image_id": image, "sex": sex, "age": age, "view": "PA"})
+
+
+def predictions(name: str, *, num_test: int, cohort: int = 100) -> pd.DataFrame:
     """Predictions whose quality follows the encoder's skill; all encoders see the same patients and labels."""
     rows = []
     for number, (task, group) in enumerate(TASKS.items()):
-        shared = np.random.default_rng(100 + number)
+        shared = np.random.default_rng(cohort + number)
         target = (shared.random(num_test) < 0.25).astype(float)
         common = shared.normal(size=num_test)
         own = np.random.default_rng([sum(map(ord, name)), number])
@@ -195,10 +204,20 @@ def predictions(name: str, *, num_test: int) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
-def probe(root: Path, name: str, *, num_test: int, draws: int) -> None:
+def probe(
+    root: Path,
+    name: str,
+    *,
+    num_test: int,
+    draws: int,
+    store: Mapping[str, str] = STORE,
+    measured: bool = True,
+    more: Mapping[str, object] | None = None,
+) -> None:
+    """Write a probe; `store` is what it says of its store, `more` goes into its results."""
     config = {"store": f"{root}/cohort", "encoder": encoder_path(root, name), "seeds": 2, "tasks": None}
     with open_run(root / f"probe-{name}", command="probe", config=config) as run:
-        run.read("store", path=f"{root}/cohort", **STORE)
+        run.read("store", path=f"{root}/cohort", **store)
         run.read("encoder", path=encoder_path(root, name), name=name, hash=f"weights of {name}")
         table = predictions(name, num_test=num_test)
         table.to_parquet(run.artefact("predictions", "predictions.parquet"))
@@ -216,7 +235,12 @@ def probe(root: Path, name: str, *, num_test: int, draws: int) -> None:
                         "notes": notes,
                     }
                 )  # fmt: skip
-        run.finish({"encoder_name": name, "protocol": {"name": "honest"}, "scores": [], "summary": summary})
+        results = {"encoder_name": name, "protocol": {"name": "honest"}, "scores": [], "summary": summary}
+        if measured:
+            val = predictions(name, num_test=num_test, cohort=200)
+            measures = measure(table, val, manifest(num_test=num_test), draws=min(draws, 50))
+            results["measures"] = measures.to_dict("records")
+        run.finish({**results, **(more or {})})
 
 
 def align(root: Path, name: str) -> None:

@@ -143,7 +143,11 @@ def test_an_encoder_without_a_task_has_no_value_in_its_column(tmp_path: Path) ->
     numbers = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
     assert score(numbers, "pacx", "control", 1.0) is None
     assert score(numbers, "pacx", "physiology", 1.0)["value"] > 0.5
-    assert "n/a" in (tmp_path / "report" / "arms.md").read_text(encoding="utf-8")
+    lines = (tmp_path / "report" / "arms.md").read_text(encoding="utf-8").splitlines()
+    cells = next(line for line in lines if line.startswith("| PaCX |")).split(" | ")
+    heads = next(line for line in lines if line.startswith("| arm |")).split(" | ")
+    empty = [head.strip("| ") for head, cell in zip(heads, cells, strict=True) if cell.strip("| ") == "–"]
+    assert empty == ["control (1), 1 %", "control (2), 10 %", "control (2), 100 %"]
 
 
 def test_encoders_are_averaged_over_the_training_subsets_that_both_have() -> None:

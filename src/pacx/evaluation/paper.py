@@ -82,7 +82,7 @@ _ABLATIONS: Mapping[str, Mapping[str, tuple[float, float]]] = {  # AUROC, F1
     "contrastive only": {"CheXchoNet": (0.799, 0.273), "MedMod": (0.722, 0.258), "VinDr-CXR": (0.866, 0.241)},
     "regression only": {"CheXchoNet": (0.789, 0.227), "MedMod": (0.673, 0.131), "VinDr-CXR": (0.843, 0.130)},
 }
-_EFFICIENCY: Mapping[str, Mapping[float, tuple[float, float]]] = {  # AUROC of MAE, PaCX-MAE; 100 % is in the main results
+_EFFICIENCY: Mapping[str, Mapping[float, tuple[float, float]]] = {  # AUROC of MAE, PaCX-MAE; 100 % is a main result
     "NIH-14": {0.01: (0.637, 0.673), 0.1: (0.724, 0.751)},
     "CheXchoNet": {0.01: (0.660, 0.742), 0.1: (0.760, 0.777)},
     "VinDr-CXR": {0.01: (0.722, 0.767), 0.1: (0.802, 0.839)},
@@ -101,13 +101,13 @@ def _published() -> Iterator[Published]:
             yield Published(data_set, encoder, "auroc", auroc, source="ablations")
             yield Published(data_set, encoder, "f1", f1, source="ablations")
     for data_set, fractions in _EFFICIENCY.items():
-        for fraction, values in fractions.items():
-            for encoder, value in zip(("MAE", "PaCX-MAE"), values, strict=True):
+        for fraction, pair in fractions.items():
+            for encoder, value in zip(("MAE", "PaCX-MAE"), pair, strict=True):
                 yield Published(
                     data_set, encoder, "auroc", value, fraction, tolerance=READ_OFF, source="label efficiency"
                 )
-    for teacher, values in _ALIGNMENT.items():
-        for encoder, value in zip(("MAE", "PaCX-MAE"), values, strict=True):
+    for teacher, pair in _ALIGNMENT.items():
+        for encoder, value in zip(("MAE", "PaCX-MAE"), pair, strict=True):
             yield Published("Symile-MIMIC", encoder, "cosine", value, teacher=teacher, source="alignment")
 
 

@@ -5,8 +5,10 @@
 * **As it came out.** What is summed up at the top is chosen by fixed rules (`reporting/findings.py`), not by whether
   it flatters; a difference whose interval includes zero is called unclear.
 * **One file.** `report.html` has its style, charts (SVG) and figures (WebP) inside, asks the network for nothing and
-  needs no script. `report.json` holds the same numbers; its schema is `templates/report.schema.json`. With three or
-  more encoders on one store, `arms.md` holds them side by side as a Markdown table.
+  needs no script. `report.json` holds the same numbers; its schema is `templates/report.schema.json`. `report.md` and
+  `report.tex` hold the same tables for other texts; with three or more encoders on one store, `arms.md` holds the
+  table of these alone.
+* **Bad input stays visible** (`reporting/cautions.py`): other splits of one data set, patients that an encoder knew.
 * **It may leave the machine.** All text is escaped; paths outside of the runs lose all but their last part.
 """
 
@@ -17,16 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from pacx import __version__
-from pacx.evaluation.reporting.arm_views import arms_markdown
+from pacx.evaluation.reporting.all_tables import all_tables, arm_tables
 from pacx.evaluation.reporting.arms import arms_part
+from pacx.evaluation.reporting.cautions import apart_by_split, mark_seen, seen_cautions, split_cautions
 from pacx.evaluation.reporting.collect import Record, Run, collect, of_command, recipe_of, without_machine_paths
 from pacx.evaluation.reporting.encoders import choose_baseline, describe_encoders, encoder_label
 from pacx.evaluation.reporting.findings import find_all
 from pacx.evaluation.reporting.judged import alignment_part, attention_part, segmentation_part
+from pacx.evaluation.reporting.latex import latex_of
+from pacx.evaluation.reporting.markdown import markdown_of
 from pacx.evaluation.reporting.page import render_page
 from pacx.evaluation.reporting.physiology import physiology_label, physiology_part, shown_physiology
 from pacx.evaluation.reporting.pictures import pictures_of
 from pacx.evaluation.reporting.probes import gather_probes, probe_part, shown_probes
+from pacx.evaluation.reporting.published import published_part
 from pacx.evaluation.reporting.trained import (
     data_part,
     distillation_part,
@@ -51,14 +57,15 @@ def report(
     baseline: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Merge any number of finished runs into one self-contained HTML page.
+    """Merge any number of finished runs into one self-contained HTML page, and its tables into Markdown and LaTeX.
 
     Example:
         pacx report runs/demo --out runs/demo-report
 
     Args:
         runs: run folders, or folders that hold some; other reports in them are left out.
-        out: the run folder to make; the page is report.html in it, the numbers are report.json.
+        out: the run folder to make; the page is report.html in it, the numbers are report.json, the tables report.md
+            and report.tex.
         title: heading of the page.
         about: text below the heading, such as what these data can and cannot show.
         baseline: label of the encoder that the others are compared with; "mae" if there is one.
@@ -77,8 +84,12 @@ def report(
         write_json(folder.artefact("numbers", "report.json"), content)
         html = render_page(content, pictures=pictures_of(found), recipe=recipe_of(found, title=title))
         write_text(folder.artefact("page", "report.html"), html)
+        tables = all_tables(content)
+        write_text(folder.artefact("markdown", "report.md"), markdown_of(content, tables))
+        write_text(folder.artefact("latex", "report.tex"), latex_of(content, tables))
         if content["arms"]:
-            write_text(folder.artefact("arms", "arms.md"), arms_markdown(content))
+            arms = markdown_of(content, arm_tables(content), title=f"{title}: arms side by side")
+            write_text(folder.artefact("arms", "arms.md"), arms)
         return folder.finish(
             {
                 "num_runs": len(found),
@@ -92,6 +103,11 @@ def report(
 
 def describe(runs: Sequence[Run], *, title: str, about: str = "", baseline: str | None = None) -> Record:
     """Make the content of `report.json`: plain JSON values, NaN as null, no paths of this machine."""
+    judged = [*shown_probes(runs), *of_command(runs, *_JUDGED), *shown_physiology(runs)]
+    cautions = split_cautions(judged)
+    names = {run.name for run in judged}
+    renamed = {run.name: run for run in apart_by_split(judged)}
+    runs = [renamed[run.name] if run.name in names else run for run in runs]
     shown = shown_probes(runs)
     labels = {encoder_label(run) for run in (*shown, *of_command(runs, *_JUDGED))}
     labels |= {physiology_label(run) for run in shown_physiology(runs)}
@@ -116,19 +132,30 @@ def describe(runs: Sequence[Run], *, title: str, about: str = "", baseline: str 
             for figure in run.content.get("figures") or []
         ],
     }
+    content["published"] = published_part(content)
     content = without_machine_paths(plain(content))
-    named = [score["encoder"] for part in content["probes"] for score in part["scores"]]
-    named += [one["encoder"] for kind in _SIDE_BY_SIDE for part in content[kind] for one in part["encoders"]]
+    entries = [one for part in content["probes"] for one in part["scores"]]
+    entries += [one for kind in _SIDE_BY_SIDE for part in content[kind] for one in part["encoders"]]
+    named = [(one["run"], one["encoder"]) for one in entries]
+    content["cautions"] = [*cautions, *seen_cautions(runs, judged, list(dict.fromkeys(named)))]
+    _note_cautions(content)
     return {
         "schema_version": REPORT_VERSION,
         "pacx_version": __version__,
         "title": title,
         "about": about,
         "baseline": chosen,
-        "encoders": describe_encoders(named),
+        "encoders": mark_seen(describe_encoders(label for _, label in named), content["cautions"]),
         "findings": find_all(content),
         **content,
     }
 
 
 _SIDE_BY_SIDE = ("alignment", "attention", "segmentation", "physiology")
+
+
+def _note_cautions(content: Record) -> None:
+    """Repeat a caution about a store in every part that is about it."""
+    for kind in ("probes", *_SIDE_BY_SIDE):
+        for part in content[kind]:
+            part["notes"] += [one["text"] for one in content["cautions"] if part["store"] in one["stores"]]

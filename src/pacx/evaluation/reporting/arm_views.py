@@ -1,12 +1,13 @@
-"""The table of arms as the page shows it, and as Markdown to paste into a paper's or a repository's text."""
+"""The table of arms: heads and columns as the page shows them, and as text for Markdown and LaTeX."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pacx.evaluation.reporting.collect import Record
 from pacx.evaluation.reporting.encoders import display_name
+from pacx.evaluation.reporting.tables import ABSENT, CLEAR, Cell
 from pacx.evaluation.reporting.wording import (
     count,
     decimal,
@@ -19,10 +20,9 @@ from pacx.evaluation.reporting.wording import (
     verdict,
 )
 
-__all__ = ["arm_columns", "arm_facts", "arm_groups", "arms_markdown", "made_of"]
+__all__ = ["arm_columns", "arm_facts", "arm_groups", "cells", "explained", "heads", "made_of"]
 
 _GROUPS = ("physiology", "finding", "control")
-_MARK = "●"
 
 
 def arm_columns(part: Mapping[str, Any]) -> list[Record]:
@@ -65,72 +65,69 @@ def arm_facts(part: Mapping[str, Any]) -> bool:
     return any(arm["training"] for arm in part["arms"])
 
 
-def arms_markdown(content: Mapping[str, Any]) -> str:
-    """Write all tables of arms as one Markdown text; numbers as on the page."""
-    names = {one["label"]: one["name"] for one in content["encoders"]}
-    tables = [f"## {part['store']}\n\n{_explained(part, names)}\n\n{_table(part, names)}\n" for part in content["arms"]]
-    head, tail = f"# {content['title']}: arms side by side\n", f"Made by `pacx report` {content['pacx_version']}.\n"
-    return "\n".join([head, *tables, tail])
+def explained(part: Mapping[str, Any], name: Callable[[str], str]) -> str:
+    """Say what the columns hold.
 
-
-def _explained(part: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    Args:
+        part: a table of arms.
+        name: how an encoder's label is written.
+    """
     text = "Mean AUROC over a group of tasks (number of tasks in brackets) at a share of the training labels"
     if part["baseline"]:
-        baseline = names.get(part["baseline"], part["baseline"])
-        text += f"; after the semicolon the paired difference to {baseline}, {_MARK} if its interval excludes 0"
+        text += f"; after the semicolon the paired difference to {name(part['baseline'])}"
+        text += f", {CLEAR} if its interval excludes 0"
     text += ". Brackets: 95 % interval over test patients. SD: between training seeds."
     if arm_facts(part):
         text += " R@10: how often an X-ray finds its own patient among the ten nearest; mean over runs."
     return text
 
 
-def _table(part: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    columns = arm_columns(part)
-    heads = ["arm", "runs"]
-    heads += [f"{one['group'] or 'all'} ({one['num_tasks']}), {share(one['fraction'])}" for one in columns]
+def heads(part: Mapping[str, Any]) -> list[str]:
+    """Name the columns of the table as text."""
+    names = [f"{one['group'] or 'all'} ({one['num_tasks']}), {share(one['fraction'])}" for one in arm_columns(part)]
     if arm_facts(part):
-        heads += ["trainable parameters", "images/s", *(f"R@10 {display_name(name)}" for name in part["teachers"])]
-    rows = [
+        names += ["trainable parameters", "images/s", *(f"R@10 {display_name(name)}" for name in part["teachers"])]
+    return ["arm", "runs", *names]
+
+
+def cells(part: Mapping[str, Any], name: Callable[[str], str]) -> list[list[Cell]]:
+    """Fill the table as text: an arm per row."""
+    return [
         [
-            names.get(arm["encoder"], arm["encoder"]),
-            made_of(arm),
-            *(_score(arm["scores"][one["place"]]) for one in columns),
+            Cell(name(arm["encoder"])),
+            Cell(made_of(arm)),
+            *(_score(arm["scores"][one["place"]]) for one in arm_columns(part)),
             *(_facts(arm["training"], part["teachers"]) if arm_facts(part) else []),
         ]
         for arm in part["arms"]
     ]
-    ruler = [":---", ":---", *("---:" for _ in heads[2:])]
-    return "\n".join(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in (heads, ruler, *rows))
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", r"\|").replace("\n", " ")
-
-
-def _score(found: Record | None) -> str:
+def _score(found: Record | None) -> Cell:
     if not found:
-        return "n/a"
-    text = f"{decimal(found['value'])} {interval(found)}"
+        return Cell(ABSENT)
+    detail = interval(found)
     if is_known(found["sd_over_runs"]):
-        text += f" SD {decimal(found['sd_over_runs'])}"
+        detail += f" SD {decimal(found['sd_over_runs'])}"
     different = found["difference"]
     if not different:
-        return text
-    mark = f" {_MARK}" if verdict(different) in {"higher", "lower"} else ""
-    return f"{text}; {signed(different['difference'])} {interval(different, sign=True)}{mark}"
+        return Cell(decimal(found["value"]), detail)
+    detail += f"; {signed(different['difference'])} {interval(different, sign=True)}"
+    return Cell(decimal(found["value"]), detail, clear=verdict(different) in {"higher", "lower"})
 
 
-def _facts(training: Record | None, teachers: Sequence[str]) -> list[str]:
+def _facts(training: Record | None, teachers: Sequence[str]) -> list[Cell]:
     if training is None:
-        return ["–"] * (2 + len(teachers))
+        return [Cell(ABSENT)] * (2 + len(teachers))
     learned = training["trainable_encoder_parameters"] or training["trainable_parameters"]
-    return [count(learned), decimal(training["images_per_second"], 0), *(_retrieval(training, one) for one in teachers)]
+    sizes = [Cell(count(learned)), Cell(decimal(training["images_per_second"], 0))]
+    return [*sizes, *(_retrieval(training, one) for one in teachers)]
 
 
-def _retrieval(training: Record, teacher: str) -> str:
+def _retrieval(training: Record, teacher: str) -> Cell:
     found = training["retrieval"].get(teacher)
     if not found:
-        return "–"
-    sd = f" SD {decimal(100 * found['sd_over_runs'], 1)}" if is_known(found["sd_over_runs"]) else ""
-    text = " ".join(filter(None, (percent(found["value"]), points(found, sign=False)))) + sd
-    return f"{text} (chance {percent(found['chance'])})" if is_known(found["chance"]) else text
+        return Cell(ABSENT)
+    sd = f"SD {decimal(100 * found['sd_over_runs'], 1)}" if is_known(found["sd_over_runs"]) else ""
+    chance = f"(chance {percent(found['chance'])})" if is_known(found["chance"]) else ""
+    return Cell(percent(found["value"]), " ".join(filter(None, (points(found, sign=False), sd, chance))))

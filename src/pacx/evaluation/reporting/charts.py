@@ -167,6 +167,7 @@ def curves(
     label: str,
     height: int = 168,
     reference: float | None = None,
+    apart: bool = True,
 ) -> Markup:
     """Draw curves over a common x, which the caller has put on a linear scale.
 
@@ -178,6 +179,7 @@ def curves(
         label: what the chart shows, for screen readers.
         height: pixels.
         reference: a value to compare with (chance), drawn as a dashed line.
+        apart: set curves a little beside each other, so that their intervals do not hide one another.
     """
     places = [point[0] for one in series for point in one.points] + [place for place, _ in x_ticks]
     low, high = (min(places), max(places)) if places else (0.0, 1.0)
@@ -200,7 +202,7 @@ def curves(
     for place, text in x_ticks:
         parts.append(f'<text x="{across(place):.2f}%" y="{height - 6}" text-anchor="middle">{escape(text)}</text>')
     for number, one in enumerate(series):
-        shift = 1.6 * (number - (len(series) - 1) / 2) if one.markers else 0.0  # so that intervals do not hide others
+        shift = 1.6 * (number - (len(series) - 1) / 2) if one.markers and apart else 0.0
         parts.append(_curve(one, partial(_shifted, across, shift), down, height=height))
     return _svg("".join(parts), height=height, label=label)
 

@@ -79,9 +79,10 @@ def choose_baseline(labels: Iterable[str], baseline: str | None) -> str | None:
 
 
 def store_key(run: Run) -> str:
-    """Return what identifies the store that a run used."""
+    """Return what identifies the store that a run used, and the split of it."""
     store = run.inputs.get("store", {})
-    return str(store.get("hash") or store.get("name") or run.config.get("store"))
+    key = str(store.get("hash") or store.get("name") or run.config.get("store"))
+    return f"{key} {store.get('split_hash') or ''}".strip()
 
 
 def store_name(run: Run) -> str:

@@ -12,7 +12,7 @@ baseline, fresh weights and negative controls, "pacx" alone speaks for them (all
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pacx.evaluation.reporting.collect import Record
@@ -41,17 +41,25 @@ def find_all(content: Mapping[str, Any]) -> list[Record]:
     """Sum up a report's numbers.
 
     Returns:
-        A list of {topic, statement, kind, value, low, high, verdict, judgement}; kind is "auroc" or "dice" (paired
-        differences), "points" (a paired difference of shares) or "share".
+        A list of {topic, statement, kind, value, low, high, verdict, judgement, encoders, caution}; kind is "auroc" or
+        "dice" (paired differences), "points" (a paired difference of shares) or "share". caution says what speaks
+        against a finding, mostly nothing.
     """
     controls = {run["run"] for run in content["distillation"] if run.get("shuffled_teachers")}
     controls |= {arm["encoder"] for arm in _trained_arms(content) if arm["training"]["shuffled_teachers"]}
-    return [
+    found = [
         *_probes(content, controls),
         *_segmentation(content, controls),
         *_attention(content, controls),
         *_retrieval(content),
     ]
+    return [{**one, "caution": _caution(one, content["cautions"])} for one in found]
+
+
+def _caution(finding: Record, cautions: Sequence[Record]) -> str:
+    """Say if an encoder of a finding was judged on patients whom it had seen."""
+    texts = [one["text"] for one in cautions if set(one["encoders"]) & set(finding["encoders"])]
+    return " ".join(dict.fromkeys(texts))
 
 
 def _probes(content: Mapping[str, Any], controls: set[str]) -> Iterator[Record]:
@@ -143,6 +151,7 @@ def _retrieval(content: Mapping[str, Any]) -> Iterator[Record]:
                 **{key: ten[key] for key in ("value", "low", "high")},
                 "verdict": shifted,
                 "judgement": _CHANCE[shifted],
+                "encoders": [],  # judged on the pairs of its own run, not by a run that could be mistaken
             }
 
 
@@ -221,4 +230,5 @@ def _difference(topic: str, statement: str, row: Record, *, kind: str) -> Record
         "high": row["high"],
         "verdict": found,
         "judgement": _DIFFERENCE[found],
+        "encoders": [row["encoder"], row["baseline"]],
     }

@@ -108,7 +108,9 @@ def _attention_entry(run: Run) -> Record:
 
 
 def _segmentation_entry(run: Run) -> Record:
-    return {key: run.results.get(key) for key in ("dice", "iou", "num_train", "num_test", "num_test_patients", "split")}
+    scores = ("dice", "iou", "surface_distance", "hausdorff_95", "published")
+    facts = ("num_train", "num_test", "num_test_patients", "split")
+    return {key: run.results.get(key) for key in (*scores, *facts)}
 
 
 def _compare_alignment(table: pd.DataFrame, reference: pd.DataFrame) -> list[Record]:

@@ -8,7 +8,17 @@ from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, FunctionLoader
 
-from pacx.evaluation.reporting import arm_views, physiology, training_views, views, wording
+from pacx.evaluation.reporting import (
+    arm_views,
+    measure_tables,
+    measure_views,
+    physiology,
+    probe_tables,
+    side_tables,
+    training_views,
+    views,
+    wording,
+)
 from pacx.evaluation.reporting.charts import marker
 from pacx.evaluation.reporting.encoders import display_name
 from pacx.evaluation.reporting.pictures import Picture
@@ -27,7 +37,8 @@ def render_page(content: Mapping[str, Any], *, pictures: Sequence[Picture] = (),
     page = _environment().get_template("report.html.j2")
     return page.render(
         **content, pictures=pictures, recipe=recipe, tones=views.Tones(content["encoders"]), views=views,
-        training=training_views, arm_views=arm_views, lab_views=physiology,
+        training=training_views, arm_views=arm_views, lab_views=physiology, measure_views=measure_views,
+        probe_tables=probe_tables, measure_tables=measure_tables, side_tables=side_tables,
     )  # fmt: skip
 
 

@@ -20,12 +20,14 @@ from pacx.evaluation.comparison import compare_probes
 from pacx.evaluation.reporting.collect import Record, Run, of_command
 from pacx.evaluation.reporting.encoders import encoder_label, store_key, store_name
 from pacx.evaluation.reporting.group_scores import GroupScores
+from pacx.evaluation.reporting.measured import calibration_curves, measures_of
 from pacx.scoring import MACRO
 
-__all__ = ["StoreProbes", "gather_probes", "headline_labels", "probe_part", "shown_probes"]
+__all__ = ["DRAWS", "StoreProbes", "gather_probes", "headline_labels", "probe_part", "shown_probes"]
 
 log = logging.getLogger("pacx")
-_DRAWS = 1000
+DRAWS = 1000
+"""bootstrap draws of a comparison"""
 _PROBED = ("probe", "finetune")
 """commands whose results are predictions of a store's tasks"""
 
@@ -50,7 +52,7 @@ class StoreProbes:
     def group_scores(self) -> GroupScores:
         """Means over groups of tasks; what one part of the report has scored, another need not score again."""
         if self._group_scores is None:
-            self._group_scores = GroupScores(self.tables, draws=_DRAWS)
+            self._group_scores = GroupScores(self.tables, draws=DRAWS)
         return self._group_scores
 
 
@@ -91,7 +93,7 @@ def _gather(runs: Sequence[Run]) -> StoreProbes:
 
 
 def probe_part(stores: Sequence[StoreProbes], *, baseline: str | None) -> list[Record]:
-    """Describe all probes, one entry per store: scores, differences, group_differences, notes."""
+    """Describe all probes, one entry per store: scores, differences, measures, calibration, notes."""
     return [_describe(probes, baseline=baseline) for probes in stores]
 
 
@@ -110,8 +112,13 @@ def _describe(probes: StoreProbes, *, baseline: str | None) -> Record:
         "scores": probes.scores,
         "differences": [],
         "group_differences": [],
+        "measures": [],
+        "calibration": calibration_curves(probes.tables),
         "notes": list(probes.notes),
     }
+    headline = headline_labels(probes.scores)
+    for label, runs in probes.runs.items():
+        part["measures"] += measures_of(label, runs, headline)
     if baseline in probes.tables:
         for label in probes.tables:
             if label != baseline:
@@ -124,7 +131,7 @@ def _compare(part: Record, probes: StoreProbes, label: str, baseline: str) -> No
     names = {"encoder": label, "baseline": baseline}
     groups = {score["task"]: score["group"] for score in part["scores"]}
     try:
-        rows = compare_probes(probes.tables[label], probes.tables[baseline], draws=_DRAWS).to_dict("records")
+        rows = compare_probes(probes.tables[label], probes.tables[baseline], draws=DRAWS).to_dict("records")
     except PacxError as error:
         part["notes"].append(f"{label} could not be compared with {baseline}: {error}")
         log.warning("report: %s could not be compared with %s: %s", label, baseline, error)
