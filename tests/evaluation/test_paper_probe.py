@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
@@ -15,6 +16,7 @@ from pacx.evaluation.paper_probe import FIRST_SEED
 from pacx.evaluation.probe import probe
 from pacx.evaluation.published_probes import OTHER, published_probe
 from pacx.frozen.features import preprocessed
+from pacx.models.encoder import load_encoder, weights_hash
 
 EPOCHS, BATCH = 40, 16
 RATES = [3e-3, 3e-2]
@@ -262,3 +264,18 @@ def test_batch_size_and_learning_rate_are_the_published_ones_of_the_data_set(sto
     found = published_probe(store_name, task)
     assert (found.batch_size, found.learning_rate) == expected
     assert (found is OTHER) == (store_name in {"tbilisi", "cohort"})
+
+
+def test_foreign_and_fresh_backbones_are_probed_like_ours(store, encoder_folder, tmp_path):
+    shape = {"img_size": 16, "patch_size": 4, "embed_dim": 64, "depth": 1, "num_heads": 1}
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=2, **shape)
+    torch.save({"state_dict": vit.state_dict()}, tmp_path / "rival.pth")
+    for backbone, name in ((str(tmp_path / "rival.pth"), "rival"), (f"random:{encoder_folder}:3", "random")):
+        found = probe(
+            store=store.path, encoder=backbone, out=tmp_path / name, protocol="paper", fractions=[1.0], seeds=1, draws=5,
+            tasks=["side"], learning_rates=[3e-2],
+        )  # fmt: skip
+        assert found["results"]["encoder_name"] == name
+        assert found["inputs"]["encoder"]["hash"] == weights_hash(load_encoder(backbone))
+        assert found["results"]["summary"][0]["value"] > 0.6

@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from pacx.evaluation.problems import Attempt, ProbeData, Problem, Scores, by_rows, give_up, scores_of, undefined_in_test
+from pacx.evaluation.side_by_side import map_side_by_side
 from pacx.statistics import macro_auroc
 
 __all__ = ["NEIGHBOURS", "TEMPERATURE", "run_neighbours"]
 
-NEIGHBOURS = (1, 5, 20, 100, 500)
+NEIGHBOURS = (1, 5, 20, 100)
 """Values of k that are tried, as far as there are so many training rows."""
 TEMPERATURE = 0.07
 _BLOCK_BYTES, _BLOCK_ROWS = 96 << 20, 1024
@@ -103,12 +103,15 @@ def _vote(data: ProbeData, groups: Sequence[_Voters], queries: NDArray[np.int64]
     training = _unit(torch.from_numpy(data.of(data.rows["train"])))
     found = [torch.empty(len(queries), len(group.ks), group.target.shape[1]) for group in groups]
     size = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // (4 * len(training))))
-    for start in tqdm(range(0, len(queries), size), desc="neighbours", unit="block", leave=False, disable=None):
-        block = slice(start, min(start + size, len(queries)))
+
+    def vote(block: slice) -> None:
         cosine = _unit(torch.from_numpy(data.of(queries[block]))) @ training.T
         for group, odds in zip(groups, found, strict=True):
             everybody = len(group.rows) == len(training)
             odds[block] = group.vote(cosine if everybody else cosine.index_select(1, group.rows))
+
+    blocks = [slice(start, start + size) for start in range(0, len(queries), size)]
+    map_side_by_side(vote, blocks, size=lambda _: 1.0, label="neighbours", unit="block")
     return [odds.numpy() for odds in found]
 
 
