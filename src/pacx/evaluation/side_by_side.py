@@ -1,8 +1,8 @@
 """Many small trainings on all cores: one thread each, side by side.
 
-The matrix products of a probe's head are too small to be worth dividing: two threads on one of them wait for each other at
-every operation, on a busy machine for the scheduler too. PyTorch and NumPy let go of the interpreter while they compute,
-so threads do.
+The matrix products of a probe's head are too small to be worth dividing: two threads on one of them wait for each other
+at every operation, on a busy machine for the scheduler too. PyTorch and NumPy let go of the interpreter while they
+compute, so threads do.
 """
 
 from __future__ import annotations
