@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 
-import numpy as np
 import pytest
 from benchmarks import bootstrap
 
@@ -25,8 +24,8 @@ def test_it_names_its_aim_and_says_what_is_extrapolated() -> None:
 def test_aurocs_that_differ_from_scikit_learns_stop_it(monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = bootstrap.make_cohort(SIZES)
     bootstrap.check(SIZES, *cohort)
-    assert np.isfinite(bootstrap.ours(SIZES, *cohort)).all()
+    assert bootstrap.ours(SIZES, *cohort).shape == (40, 2)
     true = bootstrap.auroc_draws
     monkeypatch.setattr(bootstrap, "auroc_draws", lambda *given: true(*given) + 1e-6)
-    with pytest.raises(SystemExit, match="AUROCs differ by 1.00e-06"):
+    with pytest.raises(SystemExit, match="label 0: AUROCs differ"):
         bootstrap.check(SIZES, *cohort)

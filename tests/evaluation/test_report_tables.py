@@ -69,11 +69,11 @@ def test_numbers_on_the_page_are_those_of_the_tables(made: Path, numbers: dict[s
 
 def test_latex_is_balanced_escaped_and_rectangular(made: Path) -> None:
     latex = text(made, "report.tex")
-    for name in ("table", "tabular"):
-        assert latex.count(rf"\begin{{{name}}}") == latex.count(rf"\end{{{name}}}") == 8
+    for name, number in (("table", 8), ("tabular", 9)):  # one of which is a command for cells of two lines
+        assert latex.count(rf"\begin{{{name}}}") == latex.count(rf"\end{{{name}}}") == number
     assert latex.count("{") - latex.count(r"\{") == latex.count("}") - latex.count(r"\}")
     assert latex.startswith("% 50 % of_patients & {more}\n")
-    body = "\n".join(line for line in latex.splitlines() if not line.startswith("%"))
+    body = "\n".join(line for line in latex.splitlines() if not line.startswith(("%", r"\providecommand")))
     assert re.search(r"(?<!\\)%(?!$)", body, flags=re.MULTILINE) is None  # only after {!} at the end of a line
     assert re.search(r"(?<!\\)_", body) is None
     assert all(ord(sign) < 128 for sign in body)
@@ -86,6 +86,16 @@ def test_latex_prints_what_was_written() -> None:
     assert escape_latex("a_b & 5 % of $x {y} #1 <z>") == r"a\_b \& 5 \% of \$x \{y\} \#1 \textless{}z\textgreater{}"
     assert escape_latex("x^2 ~ \\") == r"x\textasciicircum{}2 \textasciitilde{} \textbackslash{}"
     assert escape_latex("−0.1 [0.2]") == "$-$0.1 {[}0.2{]}"
+
+
+def test_a_very_wide_table_has_its_intervals_below_and_names_its_rows_once() -> None:
+    row = [Cell("a"), *[Cell("1", "[0, 2]; +1 [0, 2]", clear=True)] * 7]
+    wide = latex_table(Table("t", "T", "", [*"abcdefgh"], [row, row], num_names=1)).splitlines()
+    stacked = r"\pacxstack{1\\\scriptsize {[}0, 2{]}\\\scriptsize +1 {[}0, 2{]} $\bullet$}"
+    assert wide[wide.index(r"\midrule") + 1] == " & ".join(["a", *[stacked] * 7]) + r" \\"
+    named = latex_table(Table("t", "T", "", ["a", "b", "n"], [row[:3], row[:3]], num_names=2)).splitlines()
+    first = named.index(r"\midrule") + 1
+    assert (named[first][0], named[first + 1][:3]) == ("a", " & ")
 
 
 def test_markdown_keeps_bars_and_tags_inside_their_cells() -> None:

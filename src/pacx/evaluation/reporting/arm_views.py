@@ -74,7 +74,7 @@ def explained(part: Mapping[str, Any], name: Callable[[str], str]) -> str:
     """
     text = "Mean AUROC over a group of tasks (number of tasks in brackets) at a share of the training labels"
     if part["baseline"]:
-        text += f"; after the semicolon the paired difference to {name(part['baseline'])}"
+        text += f"; then the paired difference to {name(part['baseline'])}"
         text += f", {CLEAR} if its interval excludes 0"
     text += ". Brackets: 95 % interval over test patients. SD: between training seeds."
     if arm_facts(part):

@@ -1,21 +1,22 @@
 r"""The report's tables as LaTeX, to \input into a paper: needs the packages booktabs and graphicx, and UTF-8 input.
 
 Every table is a `table` environment with a caption and a label `tab:NAME`. Wide ones are scaled to the width of the
-text. Differences whose interval excludes 0 are bold. All text is escaped.
+text, very wide ones have intervals below their values. All text is escaped.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pacx.evaluation.reporting.tables import Cell, Table
+from pacx.evaluation.reporting.tables import CLEAR, Cell, Table
 
 __all__ = ["escape_latex", "latex_of", "latex_table"]
 
-_WIDE = 5
-"""columns from which a table is scaled to the width of the text"""
+_WIDE, _VERY_WIDE = 5, 8
+"""columns from which a table is scaled to the width of the text; from which intervals move below their values"""
+_STACKED = r"\providecommand{\pacxstack}[1]{\begin{tabular}[t]{@{}r@{}}#1\end{tabular}}"
 _SIGNS = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -31,6 +32,7 @@ def latex_of(content: Mapping[str, Any], tables: Iterable[Table]) -> str:
         f"% {_line(content['title'])}",
         f"% Made by pacx report {content['pacx_version']}. Put this into the preamble:",
         r"% \usepackage{booktabs} \usepackage{graphicx}",
+        _STACKED,
         *(f"% CAUTION: {_line(one['text'])}" for one in content["cautions"]),
     ]
     seen = " ".join(one["text"] for one in content["cautions"] if one["kind"] == "seen_patients")
@@ -52,7 +54,7 @@ def latex_table(table: Table, *, caution: str = "") -> str:
         r"\toprule",
         _row(escape_latex(name) for name in table.columns),
         r"\midrule",
-        *(_row(map(_cell, row)) for row in table.rows),
+        *(_row(_cells(row, table, span=span)) for row, span in zip(table.rows, table.spans, strict=True)),
         r"\bottomrule",
         r"\end{tabular}",
     ]
@@ -79,10 +81,25 @@ def _row(cells: Iterable[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _cell(cell: Cell) -> str:
-    text = escape_latex(cell.text)
-    text = rf"\textbf{{{text}}}" if cell.clear else text
-    return rf"{text} {{\footnotesize {escape_latex(cell.detail)}}}" if cell.detail else text
+def _cells(row: Sequence[Cell], table: Table, *, span: int) -> Iterator[str]:
+    """Write a row; a name that the row above has too is left out."""
+    stacked = len(table.columns) >= _VERY_WIDE
+    for place, cell in enumerate(row):
+        if place or span:
+            yield _cell(cell, stacked=stacked and place >= table.num_names)
+        else:
+            yield ""
+
+
+def _cell(cell: Cell, *, stacked: bool) -> str:
+    mark = f" {escape_latex(CLEAR)}" if cell.clear else ""
+    text, detail = escape_latex(cell.text), escape_latex(cell.detail)
+    if not detail:
+        return text + mark
+    if stacked:
+        lines = r"\\".join([text, *(rf"\scriptsize {part}" for part in detail.split("; "))])
+        return rf"\pacxstack{{{lines}{mark}}}"
+    return rf"{text} {{\footnotesize {detail}}}{mark}"
 
 
 def _line(text: str) -> str:

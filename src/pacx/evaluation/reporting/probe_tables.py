@@ -124,9 +124,7 @@ def published_table(published: Sequence[Record], tones: Tones) -> Table | None:
     words = {True: "inside", False: "outside", None: "–"}
     rows = [
         [
-            Cell(
-                row["data_set"], ", ".join(filter(None, [row["teacher"], row["store"].partition(" (")[2].rstrip(")")]))
-            ),
+            Cell(row["data_set"], _which(row)),
             Cell(tones.name(row["encoder"])),
             Cell(_METRICS[row["metric"]], "" if row["fraction"] == 1 else f"{share(row['fraction'])} of labels"),
             Cell(decimal(row["published"]), f"±{row['tolerance']:g}, {row['source']}"),
@@ -146,3 +144,9 @@ def published_table(published: Sequence[Record], tones: Tones) -> Table | None:
         rows,
         num_names=3,
     )
+
+
+def _which(row: Record) -> str:
+    """Say which teacher of a data set, and which split or folds of it."""
+    part = row["store"].partition(" (")[2].rstrip(")")
+    return ", ".join(filter(None, [row["teacher"], part]))
