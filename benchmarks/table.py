@@ -15,7 +15,7 @@ from benchmarks.results import RESULTS, Row
 
 __all__ = ["BEGIN", "END", "NAMES", "render", "update"]
 
-NAMES = ("mae_step", "distill_step", "loader", "teachers", "labs_teacher", "bootstrap")
+NAMES = ("mae_step", "distill_step", "loader", "teachers", "labs_teacher", "bootstrap", "probe", "probe_scale")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 README = Path(__file__).parent / "README.md"
 

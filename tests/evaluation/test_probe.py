@@ -12,9 +12,12 @@ from sklearn.metrics import roc_auc_score
 from pacx.data.manifest import subset_rows
 from pacx.errors import PacxError
 from pacx.evaluation.linear import STRENGTHS
+from pacx.evaluation.measures import measure
 from pacx.evaluation.probe import probe
+from pacx.evaluation.probe_scores import measure_all, summarise_all
 from pacx.frozen.features import extract
 from pacx.models.encoder import load_encoder, weights_hash
+from pacx.scoring import summarise
 from pacx.statistics import auroc_draws, bootstrap_auroc, resample_patients
 
 
@@ -188,3 +191,59 @@ def test_unknown_task_lists_the_known_and_leaves_nothing_behind(store, encoder_f
 def test_fractions_outside_zero_to_one_are_refused(store, encoder_folder, tmp_path, fractions):
     with pytest.raises(PacxError, match="fractions"):
         probe(store=store.path, encoder=encoder_folder, out=tmp_path / "run", fractions=fractions)
+
+
+def test_the_token_is_chosen_task_by_task_on_validation_and_named(store, encoder_folder, tmp_path):
+    shared = {
+        "store": store.path,
+        "encoder": encoder_folder,
+        "tasks": ["several", "third"],
+        "fractions": [1.0],
+        "draws": 5,
+    }
+    alone = {
+        token: probe(**shared, out=tmp_path / token, token=token, neighbours=False)["results"]
+        for token in ("cls", "mean", "both")
+    }
+    auto = probe(**shared, out=tmp_path / "auto", token="auto")["results"]
+    assert auto["protocol"]["token"] == "auto"
+    chosen = {}
+    for task in ("several", "third"):
+        means = {
+            token: np.mean([row["val_auroc"] for row in results["scores"] if row["task"] == task])
+            for token, results in alone.items()
+        }
+        chosen[task] = max(means, key=means.get)
+        mine, theirs = (
+            [row for row in results["scores"] if row["task"] == task] for results in (auto, alone[chosen[task]])
+        )
+        assert mine == theirs and {row["token"] for row in mine} == {chosen[task]}
+    assert chosen["third"] != "cls"  # otherwise nothing would have been chosen
+
+
+def test_validation_scores_are_written_beside_those_of_the_test_rows(store, run):
+    result, predictions, out = run
+    val = pd.read_parquet(out / "val_predictions.parquet")
+    assert list(val.columns) == list(predictions.columns)
+    own = val.query("task == 'side' and fraction == 0.1 and seed == 2")
+    assert set(own["image_id"]) == set(store.manifest["image_id"].iloc[store.rows("val")])
+    entry = _entry(result, "scores", task="side", label="side", fraction=0.1, seed=2)
+    assert entry["val_auroc"] == pytest.approx(roc_auc_score(own["target"], own["score"]), abs=1e-3)
+
+
+def test_scores_and_measures_in_parts_are_those_of_the_whole(store, run):
+    result, predictions, out = run
+    val = pd.read_parquet(out / "val_predictions.parquet")
+    rng = np.random.default_rng(0)
+    manifest = store.manifest.assign(sex=rng.choice(["F", "M"], len(store)), age=rng.integers(20, 90, len(store)))
+    whole = measure(predictions, val, manifest, draws=20)
+    parts = measure_all(predictions, val, manifest, draws=20, level=0.95)
+    pd.testing.assert_frame_equal(parts, whole)
+    assert set(whole["subgroup_kind"]) == {"", "sex", "age"}
+    scored, expected = summarise_all(predictions, draws=20, level=0.95), summarise(predictions, draws=20)
+    assert repr(list(scored.mean.items())) == repr(list(expected.mean.items()))  # NaN is not NaN
+    assert repr(list(scored.single.items())) == repr(list(expected.single.items()))
+    written = pd.read_parquet(out / "measures.parquet")
+    assert len(written) == len(result["results"]["measures"]) > 100
+    row = written.query("task == 'side' and fraction == 1.0 and metric == 'auroc' and rule == ''").iloc[0]
+    assert row["value"] == pytest.approx(_entry(result, "summary", task="side", label="side", fraction=1.0)["value"])

@@ -177,3 +177,12 @@ def test_encoders_are_named_after_their_run():
     assert encoder_name("runs/demo/mae/encoder") == "mae"
     assert encoder_name("weights/vit-b") == "vit-b"
     assert encoder_name("random:runs/demo/mae/encoder:3") == "random"
+
+
+def test_what_is_kept_can_be_read_as_it_was(store, encoder, tmp_path):
+    rows = np.arange(len(store))
+    for token in ("cls", "mean"):
+        rounded = extract(encoder, store, rows, token=token, cache=tmp_path)
+        exact = extract(encoder, store, rows, token=token, cache=tmp_path, exact=True)
+        plain = extract(encoder, store, rows, token=token)
+        assert np.abs(exact - plain).max() < 2e-6 < 1e-5 < np.abs(rounded - plain).max()

@@ -29,3 +29,12 @@ def test_what_half_precision_cannot_hold_is_an_error():
     for wrong in (np.nan, np.inf, 1e6):
         with pytest.raises(PacxError, match="not finite"):
             scale.pack(np.array([[1.0, wrong]], dtype=np.float32))
+
+
+def test_with_its_remainder_a_number_has_twenty_two_bits():
+    x = (100 + 0.5 * RNG.standard_normal((500, 20))).astype(np.float32)
+    scale = HalfScale.of(x[:64])
+    half = scale.pack(x)
+    error = np.abs(scale.unpack(half, scale.remainder(x, half)) - x)
+    assert (error <= 2.0**-21 * np.abs(x - scale.centre) + 2e-5).all()  # 2e-5: float32 at 100
+    assert np.abs(scale.unpack(half) - x).max() > 10 * error.max()

@@ -1,7 +1,8 @@
 """Who trains and who tests: splits and label subsets by patient, the same on every machine.
 
 They come from SHA-256 of the patient id, not from a random generator: they do not depend on the machine, the library
-versions or the order of the rows, and a 1 % subset lies inside the 10 % subset.
+versions or the order of the rows, and a 1 % subset lies inside the 10 % subset. `reference_rows` draws as the published
+implementation does, image by image, and is there to be compared with.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pandas as pd
 
 from pacx.errors import PacxError
 
-__all__ = ["SPLITS", "fold_patients", "split_hash", "split_patients", "subset_rows", "uniform"]
+__all__ = ["SPLITS", "fold_patients", "reference_rows", "split_hash", "split_patients", "subset_rows", "uniform"]
 
 SPLITS = ("train", "val", "test")
 
@@ -98,20 +99,21 @@ def uniform(text: str) -> float:
 
 
 def subset_rows(
-    table: pd.DataFrame, rows: npt.ArrayLike, *, fraction: float, seed: int, label: str
+    table: pd.DataFrame, rows: npt.ArrayLike, *, fraction: float, seed: int, label: str | Sequence[str]
 ) -> npt.NDArray[np.int64]:
     """Choose a share of the labelled rows, by whole patients, so that smaller shares lie inside larger ones.
 
     Patients are put in one fixed order for a seed and label: first one patient of each class, then the rest with the
     classes evenly interleaved. A share is a prefix of that order: the shortest one that holds `fraction` of the rows
-    and at least one patient of each class.
+    and at least one patient of each class. With several labels, a patient's class is the rarest label that it is
+    positive for, if any.
 
     Args:
         table: a store's manifest.
         rows: row positions to choose from, usually the training rows.
         fraction: share of the rows with a known label, in (0, 1].
         seed: another seed gives another order.
-        label: the column that decides; rows where it is NaN are left out, at every fraction.
+        label: the column or columns that decide; rows where all of them are NaN are left out, at every fraction.
 
     Returns:
         Ascending row positions, int64.
@@ -119,15 +121,13 @@ def subset_rows(
     Raises:
         PacxError: the fraction is not in (0, 1].
     """
-    if not 0.0 < fraction <= 1.0:
-        raise PacxError(f"A label fraction of {fraction} makes no sense; give a share in (0, 1], e.g. 0.1 for 10 %.")
-    chosen = np.asarray(rows, dtype=np.int64)
-    labels: npt.NDArray[np.float64] = table[label].to_numpy(dtype=np.float64)
-    chosen = chosen[~np.isnan(labels[chosen])]
-    if len(chosen) == 0:
-        return chosen
+    _check_fraction(fraction)
+    names = [label] if isinstance(label, str) else list(label)
+    chosen, labels = _labelled(table, rows, names)
+    if fraction == 1.0 or len(chosen) == 0:
+        return np.sort(chosen)
     patient = table["patient_id"].iloc[chosen].astype(str).reset_index(drop=True)
-    value = pd.Series(labels[chosen])
+    value = pd.Series(labels[:, 0] if len(names) == 1 else _rarest_positive(labels))
     order = _patient_order(patient, value, seed=seed)
     place = np.asarray(patient.map({name: position for position, name in enumerate(order)}), dtype=np.int64)
     rows_up_to = np.cumsum(np.bincount(place, minlength=len(order)))
@@ -137,10 +137,72 @@ def subset_rows(
     return kept
 
 
+def reference_rows(
+    table: pd.DataFrame, rows: npt.ArrayLike, *, fraction: float, seed: int, labels: Sequence[str]
+) -> npt.NDArray[np.int64]:
+    """Choose a share of the labelled rows as the published implementation does: by image, not by patient.
+
+    n = int(N x fraction), at least the number of labels and one more. First a random row for each label among those
+    where it is 1, then others until there are n, all alike. So the subset is not stratified, of a multiclass column
+    only class 1 is sure to be there, and one patient may be in and out. Where theirs takes a random generator, this
+    takes SHA-256 of the image id: the same distribution, on every machine.
+
+    Args:
+        table: a store's manifest.
+        rows: row positions to choose from, usually the training rows.
+        fraction: share of the rows with a known label, in (0, 1].
+        seed: another seed gives other rows.
+        labels: the task's columns; rows where all of them are NaN are left out.
+
+    Returns:
+        Ascending row positions, int64.
+
+    Raises:
+        PacxError: the fraction is not in (0, 1].
+    """
+    _check_fraction(fraction)
+    chosen, values = _labelled(table, rows, labels)
+    size = max(int(len(chosen) * fraction), len(labels) + 1)
+    if size >= len(chosen):
+        return np.sort(chosen)
+    names = table["image_id"].astype(str).to_numpy()[chosen]
+    kept = np.zeros(len(chosen), dtype=bool)
+    for column, label in enumerate(labels):
+        positive = np.flatnonzero(values[:, column] == 1)
+        if len(positive):
+            kept[min(positive, key=lambda row: uniform(f"positive:{seed}:{label}:{names[row]}"))] = True
+    order = np.argsort([uniform(f"image:{seed}:{name}") for name in names], kind="stable")
+    kept[order[~kept[order]][: size - kept.sum()]] = True
+    return np.sort(chosen[kept])
+
+
 def split_hash(table: pd.DataFrame) -> str:
     """Fingerprint who is in which split: SHA-256 over the sorted (patient_id, split) pairs."""
     pairs = sorted(set(zip(table["patient_id"].astype(str), table["split"].astype(str), strict=True)))
     return hashlib.sha256("\n".join(f"{patient}\t{split}" for patient, split in pairs).encode()).hexdigest()
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0.0 < fraction <= 1.0:
+        raise PacxError(f"A label fraction of {fraction} makes no sense; give a share in (0, 1], e.g. 0.1 for 10 %.")
+
+
+def _labelled(
+    table: pd.DataFrame, rows: npt.ArrayLike, labels: Sequence[str]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the rows with a known label, and their labels (n, L)."""
+    chosen = np.asarray(rows, dtype=np.int64)
+    values: npt.NDArray[np.float64] = table[list(labels)].to_numpy(dtype=np.float64)[chosen]
+    known = ~np.isnan(values).all(axis=1)
+    return chosen[known], values[known]
+
+
+def _rarest_positive(labels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Number the labels (n, L) by how rare they are, the rarest highest; return each row's highest, 0 without any."""
+    positive = labels == 1
+    rarity = np.empty(labels.shape[1])
+    rarity[np.argsort(-positive.sum(axis=0), kind="stable")] = np.arange(1, labels.shape[1] + 1)
+    return np.asarray((positive * rarity).max(axis=1))
 
 
 def _patient_order(patient_id: pd.Series, label: pd.Series | None, *, seed: int) -> list[str]:

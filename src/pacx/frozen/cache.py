@@ -2,6 +2,7 @@
 
     CACHE/<kind>-<key>/
       NAME.npy    float16 (N, ...), memory-mapped, row i belongs to store row i; sparse where nothing is there yet
+      NAME.rest.npy   where it was asked for: float16, what rounding took away
       scales.npz  centre and scale of each array (`pacx.frozen.half`), from the first rows of the store
       done.npy    bool (N,), which rows are there
       meta.json   what the key stands for
@@ -59,13 +60,15 @@ class KeptRows:
         with np.load(folder / "scales.npz", allow_pickle=False) as scales:
             names = {key.partition(".")[0] for key in scales.files}
             self._scales = {name: HalfScale(scales[f"{name}.centre"], scales[f"{name}.scale"]) for name in names}
-        self._halves = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
+        self._halves = {name: _readable(folder, name) for name in names}
+        self._rests = {name: _readable(folder, _rest(name)) for name in names if _file(folder, _rest(name)).is_file()}
 
-    def read(self, name: str, rows: ArrayLike) -> NDArray[np.float32]:
-        """Return rows of one array, float32 (n, ...); they must have been filled."""
+    def read(self, name: str, rows: ArrayLike, *, exact: bool = False) -> NDArray[np.float32]:
+        """Return rows of one array, float32 (n, ...), if exact with their remainders; they must have been filled."""
         wanted = np.asarray(rows, dtype=np.int64)
         assert self.done[wanted].all(), "rows are filled before they are read"
-        return self._scales[name].unpack(self._halves[name][wanted])
+        rest = self._rests[name][wanted] if exact else None
+        return self._scales[name].unpack(self._halves[name][wanted], rest)
 
     def fill(self, rows: Rows, compute: Compute, *, batch_size: int) -> None:
         """Compute rows that are not there yet."""
@@ -73,11 +76,11 @@ class KeptRows:
         with tqdm(total=len(missing), desc="features", unit="image", leave=False, disable=None) as progress:
             for start in range(0, len(missing), _ROWS_BETWEEN_SAVES):
                 part = missing[start : start + _ROWS_BETWEEN_SAVES]
-                arrays = {name: _writable(self.folder, name) for name in self._scales}
+                arrays = {name: _writable(self.folder, name) for name in (*self._scales, *map(_rest, self._rests))}
                 for first in range(0, len(part), batch_size):
                     batch = part[first : first + batch_size]
                     for name, values in compute(batch).items():
-                        arrays[name][batch] = self._scales[name].pack(values)
+                        _write(arrays, name, batch, values, self._scales[name])
                     progress.update(len(batch))
                 for array in arrays.values():
                     array.flush()
@@ -101,6 +104,7 @@ def keep(
     rows: Rows,
     compute: Compute,
     batch_size: int,
+    remainders: bool = False,
 ) -> KeptRows:
     """Find or make the folder of some facts, and fill in the rows that are asked for.
 
@@ -114,11 +118,12 @@ def keep(
         rows: (n,) the rows that must be there in the end.
         compute: makes the values of some rows.
         batch_size: rows per call of `compute`.
+        remainders: whether what rounding takes away is kept too, so that `read` can be exact; twice the space.
 
     Raises:
         PacxError: the cache cannot be written, there is no space for these rows, or a value is not finite.
     """
-    facts = {"version": _VERSION, **facts}
+    facts = {"version": _VERSION, **facts, **({"remainders": True} if remainders else {})}
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     folder = Path(cache) / f"{kind}-{key[:24]}"
     new = not (folder / "meta.json").is_file()
@@ -126,18 +131,18 @@ def keep(
     wanted = np.union1d(rows, reference) if new else np.unique(rows)
     num_missing = int(np.count_nonzero(~done[wanted]))
     if num_missing:  # a cache in which all is there need not be writable
-        _check_space(Path(cache), num_missing * row_bytes(shapes))
+        _check_space(Path(cache), num_missing * row_bytes(shapes) * (2 if remainders else 1))
     if new:
         batches = [compute(reference[first : first + batch_size]) for first in range(0, len(reference), batch_size)]
         values = {name: np.concatenate([batch[name] for batch in batches]) for name in shapes}
-        _make_folder(folder, facts, num_rows=num_rows, reference=reference, values=values)
+        _make_folder(folder, facts, num_rows=num_rows, reference=reference, values=values, remainders=remainders)
     kept = KeptRows(folder)
     kept.fill(wanted, compute, batch_size=batch_size)
     return kept
 
 
 def row_bytes(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Return what one row takes on disk."""
+    """Return what one row takes on disk, without remainders."""
     return sum(2 * math.prod(shape) for shape in shapes.values())
 
 
@@ -148,6 +153,7 @@ def _make_folder(
     num_rows: int,
     reference: Rows,
     values: Mapping[str, NDArray[np.float32]],
+    remainders: bool,
 ) -> None:
     """Make a folder with its scales and the reference rows in it."""
     filling = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
@@ -155,9 +161,11 @@ def _make_folder(
         scales: dict[str, NDArray[np.float32]] = {}
         for name, rows in values.items():
             own = HalfScale.of(rows)
-            array = _writable(filling, name, shape=(num_rows, *rows.shape[1:]))
-            array[reference] = own.pack(rows)
-            array.flush()
+            names = (name, _rest(name)) if remainders else (name,)
+            arrays = {one: _writable(filling, one, shape=(num_rows, *rows.shape[1:])) for one in names}
+            _write(arrays, name, reference, rows, own)
+            for array in arrays.values():
+                array.flush()
             scales |= {f"{name}.{part}": value for part, value in own._asdict().items()}
         np.savez(filling / "scales.npz", **scales)  # type: ignore[arg-type]
         np.save(filling / "done.npy", np.isin(np.arange(num_rows), reference))
@@ -173,10 +181,32 @@ def _make_folder(
 
 def _writable(folder: Path, name: str, *, shape: tuple[int, ...] | None = None) -> np.memmap[Any, Any]:
     """Map an array for writing; with a shape, make it, which takes no space until it is filled."""
-    file = folder / f"{name}.npy"
     if shape is None:
-        return np.lib.format.open_memmap(file, mode="r+")
-    return np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
+        return np.lib.format.open_memmap(_file(folder, name), mode="r+")
+    return np.lib.format.open_memmap(_file(folder, name), mode="w+", dtype=np.float16, shape=shape)
+
+
+def _readable(folder: Path, name: str) -> NDArray[np.float16]:
+    array: NDArray[np.float16] = np.load(_file(folder, name), mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def _write(
+    arrays: Mapping[str, NDArray[np.float16]], name: str, rows: Rows, values: NDArray[np.float32], scale: HalfScale
+) -> None:
+    """Round rows into their array, and what rounding takes away into the one beside it, if there is one."""
+    half = scale.pack(values)
+    arrays[name][rows] = half
+    if _rest(name) in arrays:
+        arrays[_rest(name)][rows] = scale.remainder(values, half)
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.npy"
+
+
+def _rest(name: str) -> str:
+    return f"{name}.rest"
 
 
 def _check_space(cache: Path, needed: int) -> None:

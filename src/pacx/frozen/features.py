@@ -4,7 +4,7 @@
   views: the image as it is, and its mirror image.
 * Kept in half precision relative to the mean of the first images of the store (`pacx.frozen.half`), by a key that
   hashes the weights, the encoder's configuration with its preprocessing, the store's content and the view
-  (`pacx.frozen.cache`).
+  (`pacx.frozen.cache`). What rounding takes away is kept beside, for who needs the features as they were.
 * Nothing is rounded where nothing is kept (`cache=None`).
 """
 
@@ -78,6 +78,7 @@ def extract(
     batch_size: int = 64,
     cache: Path | None = None,
     flip: bool = False,
+    exact: bool = False,
 ) -> NDArray[np.float32]:
     """Return the frozen features of some rows of a store.
 
@@ -90,6 +91,7 @@ def extract(
         cache: folder that keeps features between runs, rounded to half precision; if not given, nothing is kept
             and nothing rounded.
         flip: of the mirror images, left and right exchanged after preprocessing.
+        exact: read them with what rounding took away, to 2^-22 of the distance from the centre.
 
     Returns:
         (n, D) float32, or (n, 2 D) for `token="both"`.
@@ -110,8 +112,9 @@ def extract(
         kept = keep(
             cache, "features", facts=identity(encoder, store, flip=flip), shapes={"cls": width, "mean": width},
             num_rows=len(store), reference=reference_rows(store), rows=wanted, compute=compute, batch_size=batch_size,
+            remainders=True,
         )  # fmt: skip
-        parts = [kept.read(name, wanted) for name in names]
+        parts = [kept.read(name, wanted, exact=exact) for name in names]
     return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
 

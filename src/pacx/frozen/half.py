@@ -8,6 +8,7 @@ both float32.
 * A float16 has 11 significant bits, so the error is at most 2^-11 |x - centre| + 2^-25 scale. What counts is that it
   goes with the distance from the centre: the class token of a random network varies by about 1 % around a large mean,
   which float16 of x itself would round to some twenty steps.
+* What rounding takes away can be kept as a second float16, the remainder: together they have 22 significant bits.
 * Dividing by one scale buys range and nothing else: float16 reaches from 2^-24 to 65504. A dimension that never varies
   among the reference rows needs no special case, as it would if each were divided by its own standard deviation.
 """
@@ -20,6 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pacx.errors import PacxError
+
+_REMAINDER = np.float32(2.0**-11)
+"""the unit of a remainder, as a share of the scale: the largest rounding error of a number of the size of the scale"""
 
 __all__ = ["HalfScale"]
 
@@ -51,9 +55,16 @@ class HalfScale(NamedTuple):
             raise PacxError("The encoder gives features that are not finite: its training diverged. Train it again.")
         return half
 
-    def unpack(self, half: NDArray[np.float16]) -> NDArray[np.float32]:
-        """Return the rows as they were, but for rounding."""
+    def remainder(self, values: NDArray[np.float32], half: NDArray[np.float16]) -> NDArray[np.float16]:
+        """Return what rounding to `half` took away, itself in half precision."""
+        rest: NDArray[np.float16] = (((values - self.centre) / self.scale - half) / _REMAINDER).astype(np.float16)
+        return rest
+
+    def unpack(self, half: NDArray[np.float16], remainder: NDArray[np.float16] | None = None) -> NDArray[np.float32]:
+        """Return the rows as they were: but for rounding, or with their remainder to 2^-22."""
         values: NDArray[np.float32] = half.astype(np.float32)
+        if remainder is not None:
+            values += remainder * _REMAINDER
         values *= self.scale
         values += self.centre
         return values
