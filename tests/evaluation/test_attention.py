@@ -169,6 +169,8 @@ def test_a_gradient_needs_a_task_and_a_task_needs_a_finding(store, encoder_folde
         explain(store=store.path, encoder=encoder_folder, out=tmp_path / "x", method="gradient")
     with pytest.raises(PacxError, match="quiet_val, so there is nothing to remove"):
         explain(store=store.path, encoder=encoder_folder, out=tmp_path / "x", task="quiet_val", split="val")
+    with pytest.raises(PacxError, match="0 positive and"):
+        explain(store=store.path, encoder=encoder_folder, out=tmp_path / "x", task="rare")
     with pytest.raises(PacxError, match="removed at least once"):
         explain(store=store.path, encoder=encoder_folder, out=tmp_path / "x", steps=0)
     assert not (tmp_path / "x").exists()

@@ -1,5 +1,7 @@
 """Encoders are not judged on patients that they were trained on: real trainings, real stores."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,9 @@ from pacx.data.phantom.cohort import simulate
 from pacx.data.prepare import prepare
 from pacx.data.store import Store
 from pacx.errors import PacxError
+from pacx.evaluation.alignment import align
+from pacx.evaluation.attention import explain
+from pacx.evaluation.physiology import physiology
 from pacx.evaluation.probe import probe
 from pacx.frozen.seen import check_unseen, seen_rows
 from pacx.models.encoder import Encoder, load_encoder, save_encoder
@@ -18,8 +23,10 @@ from pacx.models.patients import PATIENTS_FILE, SeenPatients, load_patients, sav
 from pacx.stages.bank import bank
 from pacx.stages.convert import convert
 from pacx.stages.distill import distill
+from pacx.stages.finetune import finetune
 from pacx.stages.fit_labs import fit_labs
 from pacx.stages.pretrain import pretrain
+from pacx.stages.segment import segment
 
 torch.set_num_threads(1)
 TINY = {
@@ -211,3 +218,26 @@ def test_a_teacher_that_knows_the_test_patients_spoils_the_student(cohort, tmp_p
     save_patients(encoder.patients, tmp_path)
     with pytest.raises(PacxError, match="1 in the train split of fit-ecg on 'x'"):
         check_unseen(encoder, cohort)
+
+
+def test_every_command_that_judges_refuses(cohort, tmp_path):
+    encoder = Encoder(load_encoder_config(cohort))
+    encoder.patients = SeenPatients().having(
+        cohort.manifest["patient_id"], stage="pretrain", split="train", store="x", patients_of="phantom:0"
+    )
+    folder = str(save_encoder(encoder, tmp_path / "encoder"))
+    ids = tuple(cohort.manifest["image_id"].astype(str))
+    embeddings = np.random.default_rng(0).normal(size=(len(cohort), 4)).astype(np.float32)
+    Bank(embeddings, np.ones(len(ids), dtype=bool), ids, {"teacher": "t", "kind": "t"}).save(tmp_path / "bank")
+    commands = {
+        "probe": partial(probe, encoder=folder),
+        "align": partial(align, encoder=folder, banks=[tmp_path / "bank"]),
+        "explain": partial(explain, encoder=folder),
+        "physiology": partial(physiology, encoder=folder),
+        "segment": partial(segment, encoder=folder, accelerator="cpu"),
+        "finetune": partial(finetune, encoder=folder, task="copd", accelerator="cpu"),
+    }
+    for name, command in commands.items():
+        with pytest.raises(PacxError, match=r"has been trained on (\d+) of the \1 test patients"):
+            command(store=cohort.path, out=tmp_path / name)
+        assert not (tmp_path / name / "result.json").exists()

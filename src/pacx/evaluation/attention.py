@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from pacx.data.store import Store
 from pacx.errors import PacxError
-from pacx.evaluation.class_head import ClassHead, Question, find_question, fit_head
+from pacx.evaluation.class_head import ClassHead, Question, check_answers, find_question, fit_head
 from pacx.evaluation.comparison import compare_attention
 from pacx.evaluation.faithfulness import Judge, Removed, compare_faithfulness, deletion_curves, summarise_curves
 from pacx.evaluation.overlays import save_curves, save_overlays
@@ -131,15 +131,15 @@ def explain(
             "method": mapping.about(task),
         }
         if head is not None and affected is not None:
-            judge = Judge(network, head, token)
             curves = deletion_curves(
-                judge, cohort, affected, mapping.of(affected), removed=removed, steps=steps, batch_size=batch_size
-            )
+                Judge(network, head, token), cohort, affected, mapping.of(affected), removed=removed, steps=steps,
+                batch_size=batch_size,
+            )  # fmt: skip
             curves.to_parquet(run.artefact("curves", "curves.parquet"))
-            found = summarise_curves(curves, draws=draws)
-            save_curves(run.figure("deletion.png", caption=_curves_caption(label, task, removed, found)), found)
             results["head"] = {"task": task, "C": head.strength, "auroc": head.auroc}
-            results["faithfulness"] = {"removed": removed, "steps": steps, **found}
+            found = {"removed": removed, "steps": steps, **summarise_curves(curves, draws=draws)}
+            results["faithfulness"] = found
+            save_curves(run.figure("deletion.png", caption=_curves_caption(label, task, found)), found)
         if earlier is not None:
             results["comparison"] = _compare(run.path, earlier, draws=draws)
         return run.finish({"encoder_name": label, "seen_patients": seen, **results})
@@ -205,8 +205,8 @@ def _draw(run: RunFolder, mapping: _Mapping, rows: NDArray[np.int64], maps: NDAr
     save_overlays(path, mapping.store, rows, maps, title=name, kind=mapping.method)
 
 
-def _curves_caption(name: str, task: str | None, removed: Removed, found: dict[str, Any]) -> str:
-    holds = "a blurred copy of the image" if removed == "blur" else "the training images' mean pixel"
+def _curves_caption(name: str, task: str | None, found: dict[str, Any]) -> str:
+    holds = "a blurred copy of the image" if found["removed"] == "blur" else "the training images' mean pixel"
     return (
         f"What {name}'s head says of {task} in {found['num_images']} images that have it, as patches are removed: the "
         f"most attended first, the least attended first, or in random order. A removed patch holds {holds}. Bands: "
@@ -259,8 +259,9 @@ def _choose_images(store: Store, split: str, num_images: int) -> NDArray[np.int6
 
 def _with_finding(store: Store, question: Question, split: str, num_images: int) -> NDArray[np.int64]:
     """Pick images that have the finding, the same ones for every encoder."""
-    rows = store.rows(split, needs=("image",))
-    rows = rows[question.answers(store)[rows] == 1]
+    answers, rows = question.answers(store), store.rows(split, needs=("image",))
+    check_answers(answers, store)
+    rows = rows[answers[rows] == 1]
     if not len(rows):
         raise PacxError(
             f"No {split} image of the store {store.name!r} has {question.name}, so there is nothing to remove. Choose "

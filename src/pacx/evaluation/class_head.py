@@ -19,7 +19,7 @@ from pacx.evaluation.linear import STRENGTHS
 from pacx.evaluation.logistic import fit_logistic
 from pacx.statistics import auroc
 
-__all__ = ["ClassHead", "Question", "find_question", "fit_head"]
+__all__ = ["ClassHead", "Question", "check_answers", "find_question", "fit_head"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def fit_head(features: NDArray[np.float32], answers: NDArray[np.float64], store:
     rows = {split: store.rows(split, needs=("image",)) for split in SPLITS}
     every = features[rows["train"]].astype(np.float64)
     known = {split: part[~np.isnan(answers[part])] for split, part in rows.items()}
-    _check(answers[known["train"]])
+    check_answers(answers, store)
     mean, sd = every.mean(axis=0), every.std(axis=0)
     # A feature that is constant up to float32 rounding carries nothing; scaling would blow the rounding up.
     scale = np.divide(1.0, sd, out=np.zeros_like(sd), where=sd > 1e-6 * np.maximum(np.abs(mean), 1.0))
@@ -107,9 +107,16 @@ def fit_head(features: NDArray[np.float32], answers: NDArray[np.float64], store:
     return ClassHead(weight[:, best], float(intercept[best]), float(strengths[best]), found)
 
 
-def _check(answers: NDArray[np.float64]) -> None:
-    if not (answers == 1).any() or not (answers == 0).any():
+def check_answers(answers: NDArray[np.float64], store: Store) -> None:
+    """Refuse a question that cannot be learned.
+
+    Raises:
+        PacxError: the training images lack one of the two answers.
+    """
+    training = answers[store.rows("train", needs=("image",))]
+    positive, negative = int((training == 1).sum()), int((training == 0).sum())
+    if not positive or not negative:
         raise PacxError(
-            f"The training split has {int((answers == 1).sum())} positive and {int((answers == 0).sum())} negative "
-            "images for this question; a head needs both. Choose another --task."
+            f"The training split has {positive} positive and {negative} negative images for this question; a head "
+            "needs both. Choose another --task."
         )

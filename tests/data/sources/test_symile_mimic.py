@@ -96,6 +96,7 @@ def test_one_row_per_admission_with_everything(release, simulated, prepared, par
                           .to_numpy()}).drop_duplicates()  # fmt: skip
     assert pairs["a"].is_unique and pairs["b"].is_unique, "the same people"
     assert "simulated" in prepared.meta["license"].lower()
+    assert prepared.patients_of == ""  # simulated subjects are nobody in MIMIC
 
 
 def test_images_survive_320_pixels_and_imagenets_normalisation(simulated, prepared, partners):
@@ -175,6 +176,7 @@ def test_what_is_not_used_need_not_be_there(copy):
         (copy / name).unlink()
     manifest = read(copy)
     assert not {"age", "sex", "view"} & set(manifest.table) and "Credentialed" in manifest.license
+    assert manifest.patients_of == "mimic"
 
 
 @pytest.mark.parametrize("wrong", ["..", "data_npy", "data_npy/train"])
