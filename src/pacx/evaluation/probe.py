@@ -104,11 +104,11 @@ def probe(
         overwrite: replace a finished run in `out`.
 
     Returns:
-        The content of `result.json`. Its results: encoder_name, seen_patients, protocol, scores (one entry per task, label, fraction
-        and seed), summary (the mean over seeds; label "macro" is the mean over a task's labels), measures (AUPRC, F1,
-        sensitivity, calibration and more, see `pacx.evaluation.measures`) and neighbours (a summary of k nearest
-        neighbours). Beside it `predictions.parquet`, `val_predictions.parquet` and `neighbours.parquet`, as
-        `pacx.scoring` describes them, and `measures.parquet`.
+        The content of `result.json`. Its results: encoder_name, seen_patients, protocol, scores (one entry per task,
+        label, fraction and seed), summary (the mean over seeds; label "macro" is the mean over a task's labels),
+        measures (AUPRC, F1, sensitivity, calibration and more, see `pacx.evaluation.measures`) and neighbours (a
+        summary of k nearest neighbours). Beside it `predictions.parquet`, `val_predictions.parquet` and
+        `neighbours.parquet`, as `pacx.scoring` describes them, and `measures.parquet`.
 
     Raises:
         PacxError: an unknown task or protocol, a store without images, tasks, training rows or (paper) validation
