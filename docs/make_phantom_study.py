@@ -81,12 +81,28 @@ CLAIMS = (
         "no difference", "study/report", "group_differences", _probe("pacx", "control", 1.0),
     ),
     Claim(
+        "... with 10 % of the labels",
+        "no difference", "study/report", "group_differences", _probe("pacx", "control", 0.1),
+    ),
+    Claim(
+        "... with 1 % of the labels",
+        "no difference", "study/report", "group_differences", _probe("pacx", "control", 0.01),
+    ),
+    Claim(
         "Shuffled pairs give no gain on physiology (all labels)",
         "no gain", "study/report", "group_differences", _probe("pacx-shuffled", "physiology", 1.0),
     ),
     Claim(
         "Incomplete rows are worth having: against complete triplets alone (ours, not the paper's)",
         "higher", "study/report-holes", "group_differences", _probe("pacx-incomplete", "physiology", 1.0),
+    ),
+    Claim(
+        "... with 10 % of the labels",
+        "higher", "study/report-holes", "group_differences", _probe("pacx-incomplete", "physiology", 0.1),
+    ),
+    Claim(
+        "... with 1 % of the labels",
+        "higher", "study/report-holes", "group_differences", _probe("pacx-incomplete", "physiology", 0.01),
     ),
     Claim(
         "The contrastive loss alone is as good as both",
