@@ -16,7 +16,8 @@ What the two recipes that ship gave on two CPU cores. This page is written by `p
 `report.json` of the runs; nothing on it is typed by hand. AUROC is the area under the ROC curve of a linear probe on
 frozen features; brackets are 95 % intervals from a bootstrap over patients, not corrected for the number of questions.
 
-Times are those of a machine that did other work besides.
+The runs are of 2026-11-24 (commit dd91fac) and were not made again since: features are now kept in half precision, and
+the alignment protocol has changed. Times are those of a machine that did other work besides.
 """
 COMMANDS = {
     "demo": "make demo",
