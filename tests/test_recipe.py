@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -263,3 +264,33 @@ def test_recipes_in_subfolders_have_outputs_of_their_own(
     for name in ("paper/pretrain", "reference/pretrain"):
         run(Path(name), dry_run=True)
         assert f"output: runs/{name}\n" in capsys.readouterr().out
+
+
+SIDE_BY_SIDE = """
+  a: {command: simulate, patients: 4, size: 32, ecg: false}
+  b: {command: simulate, patients: 4, size: 32, ecg: false, seed: 1}
+  c: {command: prepare, source: table, root: "{a}/latents.csv"}
+"""
+
+
+def test_steps_run_side_by_side_give_what_they_give_one_by_one(tmp_path: Path) -> None:
+    chain = "\n".join(SIDE_BY_SIDE.splitlines()[:3])
+    run(recipe(tmp_path, chain), out=tmp_path / "one")
+    run(recipe(tmp_path, chain), out=tmp_path / "two", jobs=2)
+    assert set(json.loads((tmp_path / "two" / "steps.json").read_text())) == {"a", "b"}
+    for step in ("a", "b"):
+        images = [(tmp_path / how / step / "images.npy").read_bytes() for how in ("one", "two")]
+        assert images[0] == images[1]
+
+
+def test_a_step_that_fails_beside_others_is_named_and_the_others_stay_done(tmp_path: Path) -> None:
+    path = recipe(tmp_path, SIDE_BY_SIDE)
+    with pytest.raises(PacxError, match=r"Step 'c' \(prepare\): .*latents\.csv"):
+        run(path, out=tmp_path / "out", jobs=2)
+    assert read_result(tmp_path / "out" / "a") and read_result(tmp_path / "out" / "b")
+    assert not (tmp_path / "out" / "c" / "result.json").exists()
+
+
+def test_no_jobs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PacxError, match="--jobs 0 can run nothing"):
+        run(recipe(tmp_path, CHAIN), out=tmp_path / "out", jobs=0)

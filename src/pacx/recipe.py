@@ -51,6 +51,7 @@ from pacx.errors import PacxError
 from pacx.ranks import is_first, num_started
 from pacx.references import Resolver, expand
 from pacx.runs import plain, write_json
+from pacx.step_pool import run_side_by_side
 
 __all__ = ["Recipe", "Step", "demo", "read_recipe", "run"]
 
@@ -88,6 +89,7 @@ def run(
     out: Path | None = None,
     root: list[str] | None = None,
     redo: list[str] | None = None,
+    jobs: int = 1,
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Run a recipe: a chain of commands in one YAML file.
@@ -102,6 +104,8 @@ def run(
         out: folder for the steps' outputs; `runs/<recipe name>` unless given, such as runs/paper/pretrain.
         root: folders outside that the recipe asks for, as NAME=PATH.
         redo: steps to run again although they are done, with all that read them.
+        jobs: how many steps may run side by side, each in a process of its own with its share of the cores' threads; a
+            step waits for those that it reads. For many small trainings on one computer.
         dry_run: print the plan, run nothing.
 
     Raises:
@@ -114,7 +118,9 @@ def run(
     if dry_run:
         print(_describe(plan))
         return {"steps": [step.name for step in plan.steps]}
-    return _run_steps(plan, redo=frozenset(redo or []))
+    if jobs < 1:
+        raise PacxError(f"--jobs {jobs} can run nothing. Give 1, or as many steps as may run side by side.")
+    return _run_steps(plan, redo=frozenset(redo or []), jobs=jobs)
 
 
 def demo(*, out: Path = Path("runs/demo"), redo: list[str] | None = None) -> dict[str, Any]:
@@ -222,7 +228,7 @@ def _join_step(plan: Recipe) -> dict[str, Any]:
     return {"steps": [step.name]}
 
 
-def _run_steps(plan: Recipe, *, redo: frozenset[str]) -> dict[str, Any]:
+def _run_steps(plan: Recipe, *, redo: frozenset[str], jobs: int) -> dict[str, Any]:
     if not is_first() or num_started() > 1:
         return _join_step(plan)
     if plan.out.exists() and not plan.out.is_dir():
@@ -231,21 +237,31 @@ def _run_steps(plan: Recipe, *, redo: frozenset[str]) -> dict[str, Any]:
     ledger = _Ledger(plan.out / "steps.json")
     prints: dict[str, str] = {}
     again = set(redo)
-    begun = time.monotonic()
+    titles: dict[str, str] = {}
+    todo = []
     for number, step in enumerate(plan.steps, start=1):
         prints[step.name] = _fingerprint(step, prints)
-        title = f"[{number}/{len(plan.steps)}] {step.name} ({step.command})"
-        target = plan.out / step.name
+        titles[step.name] = f"[{number}/{len(plan.steps)}] {step.name} ({step.command})"
         if again.intersection(step.reads):
             again.add(step.name)  # what it reads is made anew
-        if ledger.is_done(step.name, prints[step.name], target) and step.name not in again:
-            log.info("%s: done before, skipped", title)
-            continue
-        log.info("%s", title)
+        if ledger.is_done(step.name, prints[step.name], plan.out / step.name) and step.name not in again:
+            log.info("%s: done before, skipped", titles[step.name])
+        else:
+            todo.append(step)
+
+    def begin(step: Step) -> None:
+        log.info("%s", titles[step.name])
         if not ledger.is_begun(step.name, prints[step.name]) or step.name in again:
-            shutil.rmtree(target, ignore_errors=True)
+            shutil.rmtree(plan.out / step.name, ignore_errors=True)
         ledger.begin(step.name, prints[step.name])
-        _call(step)
+
+    begun = time.monotonic()
+    if jobs > 1 and len(todo) > 1:
+        run_side_by_side(todo, jobs=jobs, call=_call, begin=begin)
+    else:
+        for step in todo:
+            begin(step)
+            _call(step)
     log.info("%s: all %d steps done in %.0f s -> %s", plan.title, len(plan.steps), time.monotonic() - begun, plan.out)
     for page in sorted(plan.out.glob("*/report.html")):
         log.info("report: %s", page)

@@ -31,6 +31,11 @@ def prepare(
     root: Path,
     *,
     part: str | None = None,
+    partial: bool = False,
+    split: Literal["own", "reference"] = "own",
+    uncertain: Literal["unknown", "zero", "one"] = "unknown",
+    annotations: Path | None = None,
+    images: Path | None = None,
     patient_from: Literal["file", "folder", "top-folder"] = "file",
     path_column: str = "path",
     patient_column: str = "patient_id",
@@ -85,11 +90,17 @@ def prepare(
     rejects.csv and left out. When the command is interrupted, the same command goes on where it stopped.
 
     Args:
-        source: what kind of data lies there: folder (every image below it), table (a CSV, TSV or Parquet file with a
-            column of image paths), labs (a table of laboratory values, without images), open-sample (the openly
-            licensed sample bundle), or symile-mimic (the released folder).
+        source: what lies there: folder (every image below it), table (a CSV, TSV or Parquet file with a column of image
+            paths), labs (a table of laboratory values, without images), open-sample (the openly licensed sample
+            bundle), or a public data set; `pacx data list` names them all.
         root: the folder or table to read.
         part: open-sample: which part of the bundle (cxr, seg, ecg or labs).
+        partial: public data sets: accept less than the full release and say what is missing.
+        split: public data sets: own is the official split, or one by patient where there is none; reference is the one
+            that the published implementation used, which may have patients in several parts.
+        uncertain: data sets with labels that a reader was unsure of: what these count as.
+        annotations: data sets whose labels are published elsewhere than their images: the folder or file of labels.
+        images: data sets whose images are those of another data set: that one's folder.
         patient_from: folder: who is one patient: each file, each folder with files in it, or each folder directly
             below the root, with all that it holds (studies, series).
         path_column: table: image files, relative to the table's folder or absolute.

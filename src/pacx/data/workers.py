@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from pacx.errors import PacxError
 
-__all__ = ["available_cores", "end_with_parent", "worker_pool"]
+__all__ = ["available_cores", "end_with_parent", "threads_each", "worker_pool"]
 
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -36,7 +36,7 @@ def worker_pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
     """
     context = multiprocessing.get_context("spawn")
     with (
-        _one_thread_each(),
+        threads_each(1),
         ProcessPoolExecutor(num_workers, mp_context=context, initializer=end_with_parent) as pool,
     ):
         try:
@@ -63,10 +63,10 @@ def end_with_parent() -> None:
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Keep the workers' linear algebra from starting a thread per core in each of them; they inherit these settings."""
+def threads_each(num_threads: int) -> Iterator[None]:
+    """Keep workers' linear algebra from starting a thread per core in each of them; they inherit these settings."""
     before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    os.environ.update(dict.fromkeys(_THREADS, str(num_threads)))
     try:
         yield
     finally:

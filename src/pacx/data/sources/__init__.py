@@ -3,8 +3,9 @@
 A source is a module here with
 
 * a docstring: what the data set is, its size, what the labels mean, who may get it, citation, known faults,
-* `OPTIONS`, the names of the options that it uses, and
-* `read(root, *, options) -> Manifest`, which lists files and reads tables but no pixels,
+* `OPTIONS`, the names of the options that it uses,
+* `read(root, *, options) -> Manifest`, which lists files and reads tables but no pixels, and
+* for a public data set `CARD`: access, licence, citation and the counts of the full release,
 
 and one line in `SOURCES`. Paths in the table are relative to `Manifest.root`. Reading pixels, in parallel and
 restartable, is the same for all of them: `pacx.data.prepare`.
@@ -15,15 +16,18 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 from pacx.data.labs.gather import MissingUnit
 from pacx.data.labs.texts import TimeUnit
 from pacx.data.manifest import Manifest
+from pacx.data.sources.card import Card, check_counts
+from pacx.data.sources.reading import drop_missing_files
 from pacx.data.splits import fold_patients, split_patients
 from pacx.errors import PacxError
 
-__all__ = ["SOURCES", "Options", "read_source"]
+__all__ = ["SOURCES", "Options", "read_source", "source_module"]
 
 SOURCES = {
     "folder": "every image below a folder; no labels",
@@ -40,6 +44,11 @@ class Options:
     """What a user may tell a source; each uses some of it and refuses the rest. See `pacx prepare --help`."""
 
     part: str | None = None
+    partial: bool = False
+    split: Literal["own", "reference"] = "own"
+    uncertain: Literal["unknown", "zero", "one"] = "unknown"
+    annotations: Path | None = None
+    images: Path | None = None
     patient_from: Literal["file", "folder", "top-folder"] = "file"
     path_column: str = "path"
     patient_column: str = "patient_id"
@@ -88,29 +97,44 @@ def read_source(name: str, root: Path, *, options: Options) -> Manifest:
         PacxError: there is no such source, it has no use for an option that was given, the root does not exist, or
             what is there is not what the source expects.
     """
-    if name not in SOURCES:
-        known = "; ".join(f"{source} ({about})" for source, about in SOURCES.items())
-        raise PacxError(f"There is no source {name!r}. The sources are: {known}.")
-    module = import_module(f"{__name__}.{name.replace('-', '_')}")
+    module = source_module(name)
+    card: Card | None = getattr(module, "CARD", None)
     default = Options()
     given = [field.name for field in fields(options) if getattr(options, field.name) != getattr(default, field.name)]
     # Every source's split can be drawn anew, or be a fold of a cross-validation.
     redrawn = options.redraw_split or options.folds is not None
     usable = {*module.OPTIONS, "folds", *(("redraw_split", "split_fractions", "seed") if redrawn else ())}
     usable |= {"fold"} if options.folds is not None else set()
+    usable |= {"partial"} if card else set()
+    usable |= {"split"} if card and card.reference_split else set()
     useless = [option for option in given if option not in usable]
     if useless:
         raise PacxError(
             f"The source {name!r} has no use for {', '.join(f'--{option}' for option in useless)}. "
-            f"It takes: {', '.join(f'--{option}' for option in module.OPTIONS)}."
+            f"It takes: {', '.join(f'--{option}' for option in sorted(usable))}."
         )
     if not root.exists():
         raise PacxError(f"{root} does not exist. Give the folder or table that `pacx prepare {name}` should read.")
     manifest: Manifest = module.read(root, options=options)
     manifest.patients_of = options.patients_of or manifest.patients_of
+    if card is not None:
+        check_counts(manifest, card, partial=options.partial, own_split=options.split == "own")
+        drop_missing_files(manifest, partial=options.partial)
     table, shares, seed = manifest.table, options.split_fractions, options.seed
     if options.folds is not None:
         table["split"] = fold_patients(table, folds=options.folds, fold=options.fold, fractions=shares, seed=seed)
     elif options.redraw_split:
         table["split"] = split_patients(table, fractions=shares, seed=seed)
     return manifest
+
+
+def source_module(name: str) -> ModuleType:
+    """Import the module of a source.
+
+    Raises:
+        PacxError: there is no such source.
+    """
+    if name not in SOURCES:
+        known = "; ".join(f"{source} ({about})" for source, about in SOURCES.items())
+        raise PacxError(f"There is no source {name!r}. The sources are: {known}.")
+    return import_module(f"{__name__}.{name.replace('-', '_')}")

@@ -1,0 +1,218 @@
+"""What the sources of public data sets have in common: find the right folder, read a table, check that files are there.
+
+Every message says what was found, what is allowed and what to do; a source's own module only says what is special
+about its data set.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import zipfile
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pacx.data.manifest import Manifest
+from pacx.errors import PacxError
+
+__all__ = ["check_columns", "check_values", "drop_missing_files", "find_root", "one_of", "read_table", "unique_rows"]
+
+log = logging.getLogger("pacx")
+
+_SHOWN = 5
+
+
+def find_root(root: Path, *, name: str, needs: Sequence[str]) -> Path:
+    """Return the root if all that is needed lies in it, and name the right folder if it is near.
+
+    Args:
+        root: what the user gave.
+        name: the data set, for messages.
+        needs: glob patterns relative to the root, e.g. "images_*/images/*.png"; of "a|b" one is enough.
+
+    Raises:
+        PacxError: something is missing; says what, and which folder nearby has it all.
+    """
+    if root.is_file() and zipfile.is_zipfile(root):
+        raise PacxError(f"{root} is a zip file. Unpack it first and give the folder: pacx prepare {name} FOLDER.")
+    if not root.is_dir():
+        raise PacxError(f"{root} is not a folder. Give the folder of {name}, with {', '.join(needs)} in it.")
+    missing = _missing(root, needs)
+    if not missing:
+        return root
+    right = next((folder for folder in _nearby(root) if not _missing(folder, needs)), None)
+    packed = sorted(path.name for path in root.iterdir() if path.suffix in {".zip", ".tar", ".gz", ".tgz"})
+    if right is not None:
+        hint = f"Give {right} instead."
+    elif packed:
+        hint = f"There are packed files in it ({_some(packed)}): unpack them first."
+    else:
+        hint = f"Give the folder that holds {', '.join(needs)}."
+    raise PacxError(f"{root} is not the root of {name}: {_some(missing)} is not in it. {hint}")
+
+
+def _missing(folder: Path, needs: Sequence[str]) -> list[str]:
+    return [
+        need for need in needs if not any(next(folder.glob(choice), None) is not None for choice in need.split("|"))
+    ]
+
+
+def _nearby(root: Path) -> list[Path]:
+    """Folders one and two levels up, and one and two levels down."""
+    below = sorted(path for path in root.iterdir() if path.is_dir())
+    deeper = [path for folder in below[:50] for path in sorted(folder.iterdir()) if path.is_dir()]
+    return [*root.absolute().parents[:2], *below, *deeper[:200]]
+
+
+def one_of(root: Path, *choices: str, what: str) -> Path:
+    """Return the first of several paths below the root that exists.
+
+    Raises:
+        PacxError: none does.
+    """
+    for choice in choices:
+        found = sorted(root.glob(choice))
+        if found:
+            return found[0]
+    raise PacxError(f"{what} is missing: {root} has none of {', '.join(choices)}. Download it, or check the root.")
+
+
+def read_table(
+    path: Path, *, columns: Sequence[str], text: Sequence[str] = (), separator: str = ",", names: Any = None
+) -> pd.DataFrame:
+    """Read a CSV of a release whole.
+
+    Args:
+        path: the file; .csv or .csv.gz.
+        columns: those that it must have; others stay too.
+        text: columns of ids, which stay as they are written.
+        separator: between columns.
+        names: column names of a file without a header.
+
+    Raises:
+        PacxError: the file is missing, is no table, ends inside a row, or lacks a column.
+    """
+    if not path.is_file():
+        raise PacxError(f"{path} is missing. Download it, or check that the root is the right one.")
+    try:
+        table = pd.read_csv(path, sep=separator, low_memory=False, dtype=dict.fromkeys(text, str), names=names)
+    except (OSError, EOFError, ValueError) as error:  # ValueError covers Unicode and CSV errors
+        raise PacxError(
+            f"{path} cannot be read as a table ({' '.join(str(error).split())}). It may be cut off; download it again."
+        ) from error
+    check_columns(path, table, columns)
+    _check_end(path, table)
+    return table
+
+
+def _check_end(path: Path, table: pd.DataFrame) -> None:
+    """Notice a download that broke off inside a row: pandas fills such a row up with NaN."""
+    if path.suffix == ".gz" or len(table) == 0:
+        return
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 65536))
+        tail = file.read()
+    last = tail.splitlines()[-1] if tail.splitlines() else b""
+    whole = tail.endswith((b"\n", b"\r"))
+    if not whole and bool(table.iloc[-1].isna().to_numpy()[-1]) and not last.endswith(b","):
+        raise PacxError(
+            f"{path} ends inside a row ({last[:60].decode(errors='replace')!r}). It was cut off; download it again."
+        )
+
+
+def check_columns(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Refuse a table that lacks a column.
+
+    Raises:
+        PacxError: says which one, and which there are.
+    """
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise PacxError(
+            f"{path} has no column {_some(missing)}. It has: {', '.join(map(str, table.columns[:40]))}. "
+            "Give the table as it was published."
+        )
+
+
+def check_values(path: Path, values: pd.Series, allowed: Collection[Any]) -> None:
+    """Refuse a column with values that the release does not have; NaN passes.
+
+    Raises:
+        PacxError: says which, how often, and what is allowed.
+    """
+    wrong = values[~values.isin(list(allowed)) & values.notna()]
+    if len(wrong):
+        raise PacxError(
+            f"The column {values.name!r} of {path} holds {_some(list(map(str, wrong.unique())))} "
+            f"({len(wrong)} rows); the release has {', '.join(map(str, allowed))} there. "
+            "Give the table as it was published."
+        )
+
+
+def unique_rows(path: Path, table: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
+    """Drop rows that are there twice in all columns, with a word about it; refuse those that contradict each other.
+
+    Raises:
+        PacxError: rows of one key differ.
+    """
+    twice = table.duplicated()
+    if twice.any():
+        log.warning("%s: %d rows are there twice and were dropped", path.name, int(twice.sum()))
+        table = table[~twice].reset_index(drop=True)
+    clash = table.duplicated(list(key), keep=False)
+    if clash.any():
+        first = table.loc[clash, list(key)].astype(str).agg(" ".join, axis=1).unique().tolist()
+        raise PacxError(
+            f"{path} has {len(first)} entries with several rows that differ: {_some(first)}. "
+            "Give the table as it was published, or remove the wrong rows."
+        )
+    return table
+
+
+def drop_missing_files(manifest: Manifest, *, partial: bool, columns: Sequence[str] = ("path", "mask_path")) -> None:
+    """Check that the files of a manifest are there; with `partial`, drop the rows of those that are not.
+
+    Raises:
+        PacxError: files are missing and `partial` is off, or none is there.
+    """
+    table = manifest.table
+    lists: dict[Path, frozenset[str]] = {}
+    there = np.ones(len(table), dtype=bool)
+    for column in columns:
+        if column in table:
+            there &= np.array([pd.isna(path) or _is_there(manifest.root / str(path), lists) for path in table[column]])
+    if there.all():
+        return
+    missing = table.loc[~there, "path"].astype(str).tolist()
+    what = f"{len(missing)} of {len(table)} images of {manifest.name} (or their masks) are not there: {_some(missing)}"
+    if not there.any():
+        raise PacxError(f"{what}. They should lie below {manifest.root}. Check the root.")
+    if not partial:
+        raise PacxError(
+            f"{what}. They should lie below {manifest.root}. Complete the download, or pass --partial true to prepare "
+            "what is there."
+        )
+    log.warning("%s; their rows are left out because of --partial", what)
+    manifest.table = table[there].reset_index(drop=True)
+    if manifest.labs is not None:
+        manifest.labs = manifest.labs[manifest.labs.index.isin(manifest.table["image_id"])]
+
+
+def _is_there(path: Path, lists: dict[Path, frozenset[str]]) -> bool:
+    """Look a file up in the listing of its folder: one listing is cheaper than a question for each file."""
+    folder = path.parent
+    if folder not in lists:
+        try:
+            lists[folder] = frozenset(entry.name for entry in os.scandir(folder))
+        except OSError:
+            lists[folder] = frozenset()
+    return path.name in lists[folder]
+
+
+def _some(items: Sequence[str]) -> str:
+    shown = ", ".join(items[:_SHOWN])
+    return shown if len(items) <= _SHOWN else f"{shown} and {len(items) - _SHOWN} more"
