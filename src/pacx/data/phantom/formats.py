@@ -24,9 +24,12 @@ from pacx.data.store_plan import full_disk_is_a_user_error
 
 __all__ = ["FORMATS", "Format", "Simulated", "check_format", "write_format"]
 
-Format = Literal["store", "symile-mimic"]
+Format = Literal["store", "symile-mimic", "chexchonet"]
 
-FORMATS = {"symile-mimic": "pacx.data.phantom.symile"}
+FORMATS = {
+    "symile-mimic": "pacx.data.phantom.symile",
+    "chexchonet": "pacx.data.phantom.miniatures.chexchonet",
+}
 """format other than `store` -> module with check(config, manifest, out) and write(simulated, folder)"""
 
 LAST = "SHA256SUMS.txt"

@@ -34,6 +34,7 @@ SOURCES = {
     "table": "a CSV or Parquet table with a column of image paths",
     "labs": "a table of laboratory values, long or wide; no images",
     "symile-mimic": "Symile-MIMIC 1.0.0: X-ray, ECG and labs of the same admission, as released",
+    "chexchonet": "CheXchoNet 1.0.0: X-rays within a year of an echocardiogram",
     "open-sample": "the openly licensed sample bundle: parts cxr, seg, ecg, labs",
 }
 """name on the command line -> what it reads; the module has the same name with underscores"""
