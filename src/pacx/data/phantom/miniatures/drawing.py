@@ -1,4 +1,4 @@
-"""What all miniatures share: pictures of a cohort's row in the file types of the releases, and labels from its truth."""
+"""What all miniatures share: pictures of a row in the file types of the releases, and labels from the truth."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = ["hex_name", "mask", "overt", "picture", "save", "write_notice"]
 
 NOTICE = """Simulated data in the form of {title}, made by pacx. No patient, no file of the data set. Apache-2.0.
 
-Every image, label and id in this folder was drawn by `pacx simulate`. Nothing that is measured on it says anything about
-{title} or about patients.
+Every image, label and id in this folder was drawn by `pacx simulate`. Nothing that is measured on it says anything
+about {title} or about patients.
 """
 
 
