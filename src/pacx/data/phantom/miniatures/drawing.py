@@ -46,7 +46,10 @@ def save(pixels: NDArray[np.uint8], path: Path, *, mode: str | None = None, qual
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(pixels)
     image = image if mode is None else image.convert(mode)
-    image.save(path, **({"quality": quality} if path.suffix.lower() in {".jpg", ".jpeg"} else {}))
+    if path.suffix.lower() in {".jpg", ".jpeg"}:
+        image.save(path, quality=quality)
+    else:
+        image.save(path)
 
 
 def overt(
