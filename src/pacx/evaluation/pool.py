@@ -105,19 +105,50 @@ def _together(members: Sequence[Member]) -> pd.DataFrame:
 
 
 def _pool_probes(members: Sequence[Member], predictions: pd.DataFrame, draws: int) -> dict[str, Any]:
-    """Score pooled probes: scores (those of the runs, numbered) and summary."""
+    """Score pooled probes: scores (those of the runs, numbered), summary, and measures."""
     scored = summarise(predictions, draws=draws).mean
     of_key: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
     for row in _numbered(members, "summary"):
         of_key.setdefault((row["task"], row["label"], row["fraction"]), []).append(row)
     summary = [_summary_row(rows, scored.get(key, _UNTESTED)) for key, rows in of_key.items()]
-    return {"scores": _numbered(members, "scores"), "summary": summary}
+    return {"scores": _numbered(members, "scores"), "summary": summary, "measures": _mean_measures(members)}
 
 
 _UNTESTED: Mapping[str, float] = {
     **dict.fromkeys(("value", "low", "high", "sd_over_seeds", "sd_over_runs"), np.nan),
     **dict.fromkeys(("num_seeds", "num_runs", "num_test", "num_test_patients", "positives"), 0),
 }
+
+
+_QUESTION = ("task", "label", "output", "fraction", "subgroup_kind", "subgroup", "metric", "rule")
+"""what names a measure"""
+
+
+def _mean_measures(members: Sequence[Member]) -> list[dict[str, Any]]:
+    """Average every measure over the runs.
+
+    Thresholds were chosen run by run, so there is one value per run. Intervals of single runs say nothing of their
+    mean and are left out; the spread over runs is given.
+    """
+    rows = [row for member in members for row in member.results.get("measures") or []]
+    if not rows:
+        return []
+    averaged = []
+    for key, own in pd.DataFrame(rows).groupby(list(_QUESTION), sort=False, dropna=False):
+        values = own["value"].astype(np.float64)
+        averaged.append(
+            {
+                **dict(zip(_QUESTION, key, strict=True)),
+                "value": float(values.mean()) if values.notna().all() and len(own) == len(members) else np.nan,
+                "low": np.nan,
+                "high": np.nan,
+                "sd_over_runs": float(values.std(ddof=1)),
+                "threshold": np.nan,
+                **{column: own[column].iloc[0] for column in ("num", "positives", "num_patients")},
+                "note": f"mean of {len(members)} runs",
+            }
+        )
+    return averaged
 
 
 def _numbered(members: Sequence[Member], key: str) -> list[dict[str, Any]]:

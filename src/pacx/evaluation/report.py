@@ -158,4 +158,5 @@ def _note_cautions(content: Record) -> None:
     """Repeat a caution about a store in every part that is about it."""
     for kind in ("probes", *_SIDE_BY_SIDE):
         for part in content[kind]:
-            part["notes"] += [one["text"] for one in content["cautions"] if part["store"] in one["stores"]]
+            stem = part["store"].removesuffix(" (paper protocol)")
+            part["notes"] += [one["text"] for one in content["cautions"] if stem in one["stores"]]
