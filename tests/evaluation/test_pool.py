@@ -228,10 +228,10 @@ def test_what_is_neither_seeds_nor_folds_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "pool").exists()
 
 
-def test_only_probes_finetuning_and_physiology_are_pooled(tmp_path: Path) -> None:
+def test_pools_and_other_commands_are_not_pooled(tmp_path: Path) -> None:
     runs = seeds(tmp_path, "pacx", skill=1.0, number=2)
     pool(runs=runs, out=tmp_path / "pool", draws=20)
-    with pytest.raises(PacxError, match=r"is a run of `pool`.*probe, finetune or physiology"):
+    with pytest.raises(PacxError, match=r"is a run of `pool`.*probe, finetune, .* or explain"):
         pool(runs=[*runs, tmp_path / "pool"], out=tmp_path / "again")
     (runs[1] / "predictions.parquet").unlink()
     with pytest.raises(PacxError, match="no predictions left"):

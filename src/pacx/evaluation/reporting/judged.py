@@ -1,4 +1,7 @@
-"""Alignment, attention and segmentation of several encoders side by side, with paired differences to a baseline."""
+"""Alignment, attention and segmentation of several encoders side by side, with paired differences to a baseline.
+
+A pool (`pacx pool`) counts as one encoder, and the runs that it joins are not shown beside it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pandas as pd
 from pacx.errors import PacxError
 from pacx.evaluation.comparison import compare_attention
 from pacx.evaluation.curve_areas import compare_faithfulness
-from pacx.evaluation.reporting.collect import Record, Run, of_command
+from pacx.evaluation.reporting.collect import Record, Run, judged_by
 from pacx.evaluation.reporting.encoders import describe_encoders, encoder_label, same_store, store_name
 from pacx.statistics import paired_mean_difference
 
@@ -25,7 +28,7 @@ def alignment_part(runs: Sequence[Run], *, baseline: str | None) -> list[Record]
     """Describe all `align` runs, one entry per store: encoders with their teachers' numbers, differences."""
     return [
         _side_by_side(own, _alignment_entry, table="alignment", compare=_compare_alignment, baseline=baseline)
-        for own in same_store(of_command(runs, "align"))
+        for own in same_store(judged_by(runs, "align"))
     ]
 
 
@@ -36,7 +39,7 @@ def attention_part(runs: Sequence[Run], *, baseline: str | None) -> list[Record]
     baseline; each encoder is judged by its own head.
     """
     parts = []
-    for own in same_store(of_command(runs, "explain")):
+    for own in same_store(judged_by(runs, "explain")):
         part = _side_by_side(own, _attention_entry, table="mass", compare=_compare_attention, baseline=baseline)
         curves = _side_by_side(own, _attention_entry, table="curves", compare=_compare_curves, baseline=baseline)
         parts.append({**part, "faithfulness_differences": curves["differences"]})
@@ -46,7 +49,7 @@ def attention_part(runs: Sequence[Run], *, baseline: str | None) -> list[Record]
 def segmentation_part(runs: Sequence[Run], *, baseline: str | None) -> list[Record]:
     """Describe all `segment` runs, one entry per store and mask: encoders with Dice and IoU, differences."""
     parts = []
-    for on_store in same_store(of_command(runs, "segment")):
+    for on_store in same_store(judged_by(runs, "segment")):
         masks = list(dict.fromkeys(str(run.results.get("mask", "mask")) for run in on_store))
         for mask in masks:
             own = [run for run in on_store if str(run.results.get("mask", "mask")) == mask]

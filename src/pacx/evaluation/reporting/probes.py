@@ -18,7 +18,7 @@ import pandas as pd
 
 from pacx.errors import PacxError
 from pacx.evaluation.comparison import compare_probes
-from pacx.evaluation.reporting.collect import Record, Run, of_command
+from pacx.evaluation.reporting.collect import Record, Run, judged_by
 from pacx.evaluation.reporting.encoders import encoder_label, same_store, store_name
 from pacx.evaluation.reporting.group_scores import GroupScores
 from pacx.evaluation.reporting.measured import calibration_curves, measures_of
@@ -59,14 +59,8 @@ class StoreProbes:
 
 
 def shown_probes(runs: Sequence[Run]) -> list[Run]:
-    """Pick probes and pools of probes, without the probes that a pool among them stands for.
-
-    These are known by name and time of start, wherever they lie now.
-    """
-    pools = [run for run in runs if run.command == "pool" and run.results.get("of") in _PROBED]
-    pooled = {(one["name"], one["started"]) for run in pools for one in run.inputs["runs"]["members"]}
-    single = [run for run in of_command(runs, *_PROBED) if (run.folder.name, run.content.get("started")) not in pooled]
-    return [run for run in runs if run in single or run in pools]
+    """Pick probes and pools of probes, without the probes that a pool among them stands for."""
+    return judged_by(runs, *_PROBED)
 
 
 def gather_probes(runs: Sequence[Run]) -> list[StoreProbes]:
