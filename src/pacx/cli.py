@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # libgomp's threads spin for long while they wait for each other. Beside another busy process a training step then
     # takes many times as long; a short spin costs nothing on a free machine. Read when torch is imported, later.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    return _guarded(arguments[0], arguments[1:])
+    words = 2 if " ".join(arguments[:2]) in COMMANDS else 1  # `store merge` is one command
+    return _guarded(" ".join(arguments[:words]), arguments[words:])
 
 
 def _guarded(name: str, arguments: list[str]) -> int:

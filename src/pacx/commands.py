@@ -40,6 +40,10 @@ COMMANDS: dict[str, Command] = {
         "pacx.data.phantom.cohort:simulate", "simulate a cohort: X-rays, ECGs, labs, labels", "make data"
     ),
     "prepare": Command("pacx.data.prepare:prepare", "turn files on disk into a store", "make data"),
+    "data list": Command("pacx.data.catalogue:list_sources", "the public data sets that can be prepared", "make data"),
+    "data show": Command("pacx.data.catalogue:show_source", "all that is known of a public data set", "make data"),
+    "data audit": Command("pacx.data.audit:audit", "patients, studies and images that stores share", "make data"),
+    "store merge": Command("pacx.data.merge:merge_stores", "join the parts of a store", "make data"),
     "pretrain": Command("pacx.stages.pretrain:pretrain", "pre-train a ViT by masked autoencoding", "train", "train"),
     "fit-ecg": Command("pacx.stages.fit_ecg:fit_ecg", "train an ECG teacher", "train", "train"),
     "fit-labs": Command("pacx.stages.fit_labs:fit_labs", "train a laboratory teacher", "train", "train"),
@@ -78,7 +82,7 @@ def find(name: str) -> Command:
     if name not in COMMANDS:
         from difflib import get_close_matches
 
-        near = get_close_matches(name, COMMANDS, n=2)
+        near = [one for one in COMMANDS if one.startswith(f"{name} ")] or get_close_matches(name, COMMANDS, n=2)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise PacxError(f"There is no command {name!r}.{hint} The commands are: {', '.join(COMMANDS)}.")
     return COMMANDS[name]

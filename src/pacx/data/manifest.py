@@ -25,6 +25,7 @@ __all__ = [
     "SPLITS",
     "Manifest",
     "Task",
+    "crossing_patients",
     "split_hash",
     "split_patients",
     "subset_rows",
@@ -95,6 +96,8 @@ class Manifest:
     license: str = ""
     citation: str = ""
     about: str = ""
+    split_about: str = ""
+    """where the split is from, in words: official, by patient, ..."""
     patients_of: str = ""
     """whose patient ids these are: data sets of one namespace share patients; "" if nobody says"""
     root: Path = Path()
@@ -131,6 +134,11 @@ def validate(manifest: Manifest, *, allow_patient_overlap: bool = False) -> None
             _check_label(manifest, task, label)
     if manifest.labs is not None:
         _check_labs(manifest, manifest.labs)
+
+
+def crossing_patients(table: pd.DataFrame) -> int:
+    """Count the patients that are in more than one split: each of them leaks."""
+    return int((table.groupby("patient_id", observed=True)["split"].nunique() > 1).sum())
 
 
 def _check_rows(manifest: Manifest) -> None:

@@ -13,8 +13,9 @@ from pacx.data.images import MAX_PIXELS
 from pacx.data.labs import drop_implausible
 from pacx.data.labs.gather import MissingUnit
 from pacx.data.labs.texts import TimeUnit
-from pacx.data.manifest import Manifest, validate
+from pacx.data.manifest import Manifest, crossing_patients, validate
 from pacx.data.packing import Job, Settings, make_jobs, pack
+from pacx.data.shards import Shard
 from pacx.data.sources import Options, read_source
 from pacx.data.store import Store, StoreWriter
 from pacx.errors import PacxError
@@ -36,6 +37,7 @@ def prepare(
     uncertain: Literal["unknown", "zero", "one"] = "unknown",
     annotations: Path | None = None,
     images: Path | None = None,
+    exclude: list[Path] | None = None,
     patient_from: Literal["file", "folder", "top-folder"] = "file",
     path_column: str = "path",
     patient_column: str = "patient_id",
@@ -80,6 +82,7 @@ def prepare(
     max_pixels: int = MAX_PIXELS,
     allow_patient_overlap: bool = False,
     strict: bool = False,
+    shard: str | None = None,
     workers: int | None = None,
     out: Path,
     overwrite: bool = False,
@@ -100,6 +103,7 @@ def prepare(
             that the published implementation used, which may have patients in several parts.
         uncertain: data sets with labels that a reader was unsure of: what these count as.
         annotations: data sets whose labels are published elsewhere than their images: the folder or file of labels.
+        exclude: lists of patients and images to leave out, as `pacx data audit` writes them.
         images: data sets whose images are those of another data set: that one's folder.
         patient_from: folder: who is one patient: each file, each folder with files in it, or each folder directly
             below the root, with all that it holds (studies, series).
@@ -156,6 +160,7 @@ def prepare(
         max_pixels: images with more pixels are rejected by their header, before they are decoded.
         allow_patient_overlap: accept a given split in which patients are in several parts.
         strict: stop at the first file that cannot be used.
+        shard: prepare a part only, e.g. 3/8 for the third of eight, for job arrays; `pacx store merge` joins the parts.
         workers: reading processes; by default one per core.
         out: the store folder.
         overwrite: replace a finished store there.
@@ -173,20 +178,33 @@ def prepare(
     if size < 1:
         raise PacxError(f"--size is {size}; give the edge of the stored images in pixels, e.g. 256.")
     manifest = read_source(source, Path(root), options=options)
+    allow_patient_overlap = allow_patient_overlap or split == "reference"
     validate(manifest, allow_patient_overlap=allow_patient_overlap)
+    crossing = crossing_patients(manifest.table)
+    if crossing:
+        log.warning(
+            "prepare: %d patients of %s are in several splits; scores on it are too good, and reports will say so",
+            crossing, manifest.name,
+        )  # fmt: skip
     _keep_plausible_labs(manifest)
     jobs = make_jobs(manifest)
     readings = (manifest.image_reading, manifest.ecg_reading)
     settings = Settings(size, geometry, max_pixels, manifest.mask_name, strict, *readings)
+    part_of = None
+    if shard is not None:
+        part_of = Shard.parse(shard, num_rows=len(jobs), fingerprint=_fingerprint(manifest, jobs, settings))
+        manifest = part_of.take(manifest)
+        jobs = make_jobs(manifest)
     origin = {"command": "prepare", "source": source, "root": root, **asdict(options)}
     config = {**origin, **settings._asdict(), "allow_patient_overlap": allow_patient_overlap, "workers": workers}
+    config |= {} if shard is None else {"shard": shard}
     with open_run(out, command="prepare", config=config, overwrite=overwrite) as run:
         run.read("root", path=root, source=source)
         log.info("prepare: %d rows of %s", len(jobs), manifest.name)
         if not (out / "meta.json").is_file():
             writer = _make_writer(out, manifest, jobs, settings)
             pack(writer, jobs, settings, workers=workers)
-            writer.finish(manifest, source=origin, allow_patient_overlap=allow_patient_overlap)
+            writer.finish(manifest, source=origin, allow_patient_overlap=allow_patient_overlap, shard=part_of)
         summary = _check_finished(Store.open(out), fingerprint=_fingerprint(manifest, jobs, settings), strict=strict)
         log.info(
             "prepare: %(num_patients)d patients, %(num_images)d images, %(num_masks)d with masks, "

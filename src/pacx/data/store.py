@@ -49,6 +49,7 @@ class Store:
         self.name = str(meta["name"])
         self.content_hash = str(meta["content_hash"])
         self.patients_of = str(meta.get("patients_of", ""))  # not in stores of older versions
+        self.crossing_patients = int(meta.get("crossing_patients", 0))  # likewise
         self.image_size: int | None = meta["image_size"]
         self.mask_names: tuple[str, ...] = tuple(meta["mask_names"])
         self.lab_units: dict[str, str] = dict(meta["lab_units"])
@@ -97,6 +98,20 @@ class Store:
         lines.append(f"  splits {splits}")
         lines += [f"  {name}: {counts}" for name, counts in self.summary()["tasks"].items()]
         return "\n".join(lines)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a run notes of a store that it reads.
+
+        Returns:
+            path, name, hash (of the content), split_hash, crossing_patients (in several splits: scores are too good).
+        """
+        return {
+            "path": self.path,
+            "name": self.name,
+            "hash": self.content_hash,
+            "split_hash": self.meta["split_hash"],
+            "crossing_patients": self.crossing_patients,
+        }
 
     @cached_property
     def labs(self) -> pd.DataFrame | None:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pacx.data.manifest import PRESENCE, Manifest, split_hash, validate
+from pacx.data.manifest import PRESENCE, Manifest, crossing_patients, split_hash, validate
 from pacx.data.store_plan import (
     REJECT_LINES,
     STEP_LINES,
@@ -43,20 +43,20 @@ _TABLES = ("manifest.parquet", "labs.parquet", "labs_report.json", "ecg-steps.cs
 
 
 def finish_store(
-    path: Path, plan: Plan, manifest: Manifest, *, source: Mapping[str, Any], allow_patient_overlap: bool
+    path: Path, plan: Plan, manifest: Manifest, *, noted: Mapping[str, Any], allow_patient_overlap: bool
 ) -> dict[str, Any]:
-    """Finish the store in `path` and return its meta; see `StoreWriter.finish`."""
+    """Finish the store in `path` and return its meta, with what is `noted` in it; see `StoreWriter.finish`."""
     partial = path / ".partial"
     with full_disk_is_a_user_error(path):
         if not ((partial / "meta.json").is_file() or (path / "meta.json").is_file()):
-            _complete(partial, plan, manifest, source=source, allow_patient_overlap=allow_patient_overlap)
+            _complete(partial, plan, manifest, noted=noted, allow_patient_overlap=allow_patient_overlap)
         _publish(partial, path, [*plan.arrays(), *_TABLES, "meta.json"])
     meta: dict[str, Any] = json.loads((path / "meta.json").read_text(encoding="utf-8"))
     return meta
 
 
 def _complete(
-    partial: Path, plan: Plan, manifest: Manifest, *, source: Mapping[str, Any], allow_patient_overlap: bool
+    partial: Path, plan: Plan, manifest: Manifest, *, noted: Mapping[str, Any], allow_patient_overlap: bool
 ) -> None:
     if len(manifest.table) != plan.num_rows:
         raise ValueError(f"the manifest has {len(manifest.table)} rows, the store {plan.num_rows}")
@@ -98,11 +98,13 @@ def _complete(
         "license": manifest.license,
         "citation": manifest.citation,
         "patients_of": manifest.patients_of,
-        "source": source,
         "fingerprint": plan.fingerprint,
         "reader_version": _pacx_version(),
         "content_hash": _content_hash(partial, list(plan.arrays()), table, labs),
         "split_hash": split_hash(table),
+        "split_about": manifest.split_about,
+        "crossing_patients": crossing_patients(table),
+        **noted,
     }
     write_json(partial / "meta.json", meta)
 

@@ -12,6 +12,7 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pacx.data.manifest import Manifest
+from pacx.data.shards import Shard
 from pacx.data.store_finish import finish_store
 from pacx.data.store_plan import (
     ECG_SHAPE,
@@ -152,7 +154,12 @@ class StoreWriter:
         return int((np.load(self._partial / "done.npy") == _REJECTED).sum())
 
     def finish(
-        self, manifest: Manifest, *, source: Mapping[str, Any], allow_patient_overlap: bool = False
+        self,
+        manifest: Manifest,
+        *,
+        source: Mapping[str, Any],
+        allow_patient_overlap: bool = False,
+        shard: Shard | None = None,
     ) -> dict[str, Any]:
         """Make the store: drop rejected rows, describe what is there, move the files into place.
 
@@ -160,6 +167,7 @@ class StoreWriter:
             manifest: row i describes what `write(i)` stored.
             source: where the data came from (command, root, options), kept in `meta.json`.
             allow_patient_overlap: see `pacx.data.manifest.validate`.
+            shard: which part of a data set this store is; None for all of it.
 
         Returns:
             The content of `meta.json`.
@@ -170,7 +178,8 @@ class StoreWriter:
         for handle, _ in self._files.values():
             os.close(handle)
         self._files.clear()
-        return finish_store(self.path, self._plan, manifest, source=source, allow_patient_overlap=allow_patient_overlap)
+        noted = {"source": source} if shard is None else {"source": source, "shard": asdict(shard)}
+        return finish_store(self.path, self._plan, manifest, noted=noted, allow_patient_overlap=allow_patient_overlap)
 
     def _append(self, name: str, row: int, *texts: str) -> None:
         line = io.StringIO()

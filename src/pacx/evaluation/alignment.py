@@ -110,7 +110,7 @@ def align(
     patient = cohort.manifest["patient_id"]
     with open_run(out, command="align", config=config, overwrite=overwrite) as run:
         label = name or encoder_name(encoder)
-        run.read("store", path=store, name=cohort.name, hash=cohort.content_hash, split_hash=cohort.meta["split_hash"])
+        run.read("store", **cohort.identity())
         run.read("encoder", path=encoder, name=label, hash=weights_hash(network))
         for path, bank in zip(banks, opened.values(), strict=True):
             run.read(f"bank {bank.name}", path=path, teacher=bank.name, weights_hash=bank.meta.get("weights_hash"))

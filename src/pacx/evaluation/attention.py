@@ -115,7 +115,7 @@ def explain(
     seen = check_unseen(network, cohort, split=split, allow=allow_seen_patients or split != "test")
     with open_run(out, command="explain", config=config, overwrite=overwrite) as run:
         label = name or encoder_name(encoder)
-        run.read("store", path=store, name=cohort.name, hash=cohort.content_hash, split_hash=cohort.meta["split_hash"])
+        run.read("store", **cohort.identity())
         run.read("encoder", path=encoder, name=label, hash=weights_hash(network))
         head = None
         if question is not None:

@@ -96,7 +96,7 @@ def physiology(
     seen = check_unseen(network, cohort, allow=allow_seen_patients)
     with open_run(out, command="physiology", config=config, overwrite=overwrite) as run:
         label = name or encoder_name(source)
-        run.read("store", path=store, name=cohort.name, hash=cohort.content_hash, split_hash=cohort.meta["split_hash"])
+        run.read("store", **cohort.identity())
         run.read("encoder", path=source, name=label, hash=weights_hash(network))
         features = _features(network, cohort, token=token, batch_size=batch_size, cache=feature_cache(out))
         found: dict[str, Any] = {"embeddings": {}}

@@ -126,7 +126,7 @@ def probe(
     seen = check_unseen(network, cohort, allow=allow_seen_patients)
     with open_run(out, command="probe", config=config, overwrite=overwrite) as run:
         label = name or encoder_name(encoder)
-        run.read("store", path=store, name=cohort.name, hash=cohort.content_hash, split_hash=cohort.meta["split_hash"])
+        run.read("store", **cohort.identity())
         run.read("encoder", path=encoder, name=label, hash=weights_hash(network))
         features = Features(network, cohort, batch_size, feature_cache(out))
         asked = Asked(chosen, shares, seeds, draws)

@@ -144,7 +144,7 @@ def finetune(
         start.patients = learned_from(start.patients, cohort, lesson.rows, stage="finetune")
         parent = {"hash": weights_hash(start), "provenance": start.config.provenance}
         label = name or f"{encoder_name(encoder)}-finetuned"
-        run.read("store", path=store, name=cohort.name, hash=cohort.content_hash, split_hash=cohort.meta["split_hash"])
+        run.read("store", **cohort.identity())
         run.read("encoder", path=encoder, name=encoder_name(encoder), hash=parent["hash"])
         seed_everything(seed)
         module = FineTuning(

@@ -147,7 +147,7 @@ def segment(
         backbone = load_encoder(encoder)
         check_geometry(cohort, backbone.config.preprocess)
         seen = check_unseen(backbone, cohort, split=judged, needs=("image", "mask"), allow=allow_seen_patients)
-        run.read("store", path=store, name=cohort.name, hash=cohort.content_hash, split_hash=cohort.meta["split_hash"])
+        run.read("store", **cohort.identity())
         run.read("encoder", path=encoder, name=encoder_name(encoder), hash=weights_hash(backbone))
         seed_everything(seed)
         selected = "val_pooled_dice" if protocol == "paper" else "val_dice"

@@ -127,5 +127,7 @@ def test_what_is_known_of_a_data_set_is_complete_and_adds_up(name: str) -> None:
 
 
 def test_options_that_a_source_does_not_have_are_refused(miniature) -> None:
-    with pytest.raises(PacxError, match=r"'covid-qu-ex' has no use for --split\. It takes: --folds, --partial\."):
+    with pytest.raises(
+        PacxError, match=r"'covid-qu-ex' has no use for --split\. It takes: --exclude, --folds, --partial\."
+    ):
         read_source("covid-qu-ex", miniature("covid-qu-ex"), options=Options(split="reference"))

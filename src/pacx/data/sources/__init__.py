@@ -23,7 +23,8 @@ from pacx.data.labs.gather import MissingUnit
 from pacx.data.labs.texts import TimeUnit
 from pacx.data.manifest import Manifest
 from pacx.data.sources.card import Card, check_counts
-from pacx.data.sources.reading import drop_missing_files
+from pacx.data.sources.exclusion import exclude_listed
+from pacx.data.sources.reading import drop_missing_files, is_simulated
 from pacx.data.splits import fold_patients, split_patients
 from pacx.errors import PacxError
 
@@ -62,6 +63,7 @@ class Options:
     uncertain: Literal["unknown", "zero", "one"] = "unknown"
     annotations: Path | None = None
     images: Path | None = None
+    exclude: tuple[Path, ...] = ()
     patient_from: Literal["file", "folder", "top-folder"] = "file"
     path_column: str = "path"
     patient_column: str = "patient_id"
@@ -118,27 +120,35 @@ def read_source(name: str, root: Path, *, options: Options) -> Manifest:
     redrawn = options.redraw_split or options.folds is not None
     usable = {*module.OPTIONS, "folds", *(("redraw_split", "split_fractions", "seed") if redrawn else ())}
     usable |= {"fold"} if options.folds is not None else set()
-    usable |= {"partial"} if card else set()
+    usable |= {"exclude"} | ({"partial"} if card else set())
     usable |= {"split"} if card and card.reference_split else set()
     useless = [option for option in given if option not in usable]
     if useless:
         raise PacxError(
             f"The source {name!r} has no use for {', '.join(f'--{option}' for option in useless)}. "
-            f"It takes: {', '.join(f'--{option}' for option in sorted(usable))}."
+            f"It takes: {', '.join(f'--{option}' for option in dict.fromkeys((*module.OPTIONS, *sorted(usable))))}."
         )
     if not root.exists():
         raise PacxError(f"{root} does not exist. Give the folder or table that `pacx prepare {name}` should read.")
     manifest: Manifest = module.read(root, options=options)
     manifest.patients_of = options.patients_of or manifest.patients_of
     if card is not None:
+        if is_simulated(root) or is_simulated(manifest.root):
+            manifest.patients_of = options.patients_of  # nobody's ids
         own_split = options.split == "own" and not redrawn
         check_counts(manifest, card, partial=options.partial, own_split=own_split, part=options.part)
         drop_missing_files(manifest, partial=options.partial)
     table, shares, seed = manifest.table, options.split_fractions, options.seed
     if options.folds is not None:
         table["split"] = fold_patients(table, folds=options.folds, fold=options.fold, fractions=shares, seed=seed)
+        manifest.split_about = f"fold {options.fold} of {options.folds}, by patient, seed {seed}"
     elif options.redraw_split:
         table["split"] = split_patients(table, fractions=shares, seed=seed)
+        manifest.split_about = f"by patient, seed {seed}"
+    elif options.split == "reference" and card is not None:
+        manifest.split_about = f"as the published implementation: {card.reference_split}"
+    if options.exclude:
+        exclude_listed(manifest, [Path(path) for path in options.exclude])
     return manifest
 
 

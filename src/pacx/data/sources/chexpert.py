@@ -34,7 +34,6 @@ from pacx.data.sources.card import Card, Expected
 from pacx.data.sources.reading import (
     check_part,
     find_root,
-    is_simulated,
     read_table,
     settle_uncertain,
     unique_rows,
@@ -88,7 +87,7 @@ def read(root: Path, *, options: Options) -> Manifest:
         license=CARD.license,
         citation=CARD.citation,
         about="frontal and lateral chest X-rays",
-        patients_of="" if is_simulated(root) else CARD.patients_of,
+        patients_of=CARD.patients_of,
         root=root,
     )
 

@@ -26,7 +26,7 @@ import pandas as pd
 from pacx.data.manifest import Manifest, Task
 from pacx.data.sources import Options
 from pacx.data.sources.card import Card, Expected
-from pacx.data.sources.reading import check_values, find_root, is_simulated, read_table, unique_rows
+from pacx.data.sources.reading import check_values, find_root, read_table, unique_rows
 from pacx.data.sources.reference_split import reference_split
 from pacx.data.sources.repair import keep_patients_together
 
@@ -69,7 +69,7 @@ def read(root: Path, *, options: Options) -> Manifest:
         license=CARD.license,
         citation=CARD.citation,
         about="chest X-rays with and without COVID-19",
-        patients_of="" if is_simulated(root) else CARD.patients_of,
+        patients_of=CARD.patients_of,
         root=root,
     )
 

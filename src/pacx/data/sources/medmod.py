@@ -35,7 +35,7 @@ from pacx.data.manifest import Manifest, Task
 from pacx.data.sources import Options
 from pacx.data.sources.card import Card
 from pacx.data.sources.mimic_cxr_jpg import image_path, read_metadata
-from pacx.data.sources.reading import as_labels, find_root, is_simulated, read_table, unique_rows
+from pacx.data.sources.reading import as_labels, find_root, read_table, unique_rows
 from pacx.data.sources.reference_split import reference_split
 from pacx.data.splits import split_patients
 from pacx.errors import PacxError
@@ -128,7 +128,7 @@ def read(root: Path, *, options: Options) -> Manifest:
         license=CARD.license,
         citation=CARD.citation,
         about="chest X-rays of stays in intensive care, with discharge diagnoses",
-        patients_of="" if is_simulated(root) else CARD.patients_of,
+        patients_of=CARD.patients_of,
         root=root,
     )
 

@@ -31,7 +31,6 @@ from pacx.data.sources.reading import (
     check_part,
     check_values,
     find_root,
-    is_simulated,
     one_of,
     read_table,
     settle_uncertain,
@@ -97,7 +96,7 @@ def read(root: Path, *, options: Options) -> Manifest:
         license=CARD.license,
         citation=CARD.citation,
         about="frontal and lateral chest X-rays",
-        patients_of="" if is_simulated(root) else CARD.patients_of,
+        patients_of=CARD.patients_of,
         root=root,
     )
 

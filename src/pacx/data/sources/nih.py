@@ -31,7 +31,6 @@ from pacx.data.sources.card import Card, Expected
 from pacx.data.sources.reading import (
     find_root,
     images_below,
-    is_simulated,
     one_of,
     parse_age,
     read_table,
@@ -105,7 +104,7 @@ def read(root: Path, *, options: Options) -> Manifest:
         license=CARD.license,
         citation=CARD.citation,
         about="frontal chest X-rays with 14 findings",
-        patients_of="" if is_simulated(root) else CARD.patients_of,
+        patients_of=CARD.patients_of,
         root=root,
     )
 

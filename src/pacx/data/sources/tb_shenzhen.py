@@ -27,7 +27,7 @@ import pandas as pd
 from pacx.data.manifest import Manifest, Task
 from pacx.data.sources import Options
 from pacx.data.sources.card import Card, Expected
-from pacx.data.sources.reading import find_root, images_below, is_simulated, parse_age, read_table, unique_rows
+from pacx.data.sources.reading import find_root, images_below, parse_age, read_table, unique_rows
 from pacx.data.sources.reference_split import reference_split
 from pacx.data.splits import split_patients
 from pacx.errors import PacxError
@@ -94,6 +94,6 @@ def read(root: Path, *, options: Options) -> Manifest:
         license=CARD.license,
         citation=CARD.citation,
         about="chest X-rays with and without tuberculosis",
-        patients_of="" if is_simulated(root) else CARD.patients_of,
+        patients_of=CARD.patients_of,
         root=root,
     )
