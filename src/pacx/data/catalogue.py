@@ -32,7 +32,7 @@ def list_sources() -> dict[str, str]:
         print(f"{name:<{widths[0]}}  {images:>{widths[1]}}  {access:<{widths[2]}}  {use}")
     print(
         "\nopen: anybody; registration: an account; restricted: a signed agreement; credentialed: training and a signed"
-        "\nagreement. `pacx data show NAME` tells more. Your own files: sources folder, table and labs of `pacx prepare`."
+        "\nagreement. `pacx data show NAME` tells more. For files of your own: folder, table, labs."
     )
     return {name: card.title for name, card in cards.items()}
 

@@ -1,4 +1,4 @@
-"""Find images that are copies of each other: mirrored, brighter, of another contrast, re-encoded, noisy, a little turned.
+"""Find images that are copies of each other: mirrored, brighter, of another contrast, re-encoded, a little turned.
 
 Two perceptual fingerprints of an image, neither of which sees its gray scale:
 
@@ -11,8 +11,8 @@ A pair is a copy if both inner products, which are correlations, reach their lim
 pairs by matrix products, 1,024 operations a pair; the fine one where the coarse one is high. Mirrored copies are found
 by comparing with mirrored fingerprints.
 
-What this finds and what it takes for a copy by mistake is measured by `python -m benchmarks.near_duplicates`. Crops, and
-turns beyond a few degrees, are missed: then the pixels no longer lie on each other.
+What this finds and what it takes for a copy by mistake is measured by `python -m benchmarks.near_duplicates`. Crops,
+and turns beyond a few degrees, are missed: then the pixels no longer lie on each other.
 """
 
 from __future__ import annotations

@@ -331,9 +331,10 @@ def test_the_published_variant_takes_the_earliest_image_of_any_view(tmp_path: Pa
     assert by_stay == {"30000002": "a0", "30000001": "b1", "30000003": "c1"}
 
 
-def test_medmod_takes_the_official_test_patients(tmp_path: Path) -> None:
+@pytest.mark.parametrize("listed", ["subject_id\n10000003\n", "10000001,0\n10000003,1\n", "10000003\n"])
+def test_medmod_takes_the_official_test_patients(tmp_path: Path, listed: str) -> None:
     root = make_medmod(tmp_path / "medmod")
-    (root / "testset_iv.csv").write_text("subject_id\n10000003\n")
+    (root / "testset_iv.csv").write_text(listed)
     table = read("medmod", root, images=root / "jpg").table.set_index("image_id")
     assert table.loc["c1", "split"] == "test" and table.loc["a2", "split"] != "test"
 

@@ -10,11 +10,12 @@ an X-ray of the first day is asked about all that came later.
 
 Which image: the latest AP image within the stay in intensive care, as MedMod defines it; stays without one are left
 out. `--split reference` does as the published implementation: the earliest image of any view, laterals too, between the
-first of admission and stay and the last of their ends; each image used once, in the order of the table.
+first of admission and stay and the last of their ends; each image used once, in the order of the stays' numbers.
 
-Split: by the official list of test patients, if `testset_iv.csv` lies beside the tables (a column subject_id); 12.5 %
-of the other patients validate. Without the list it is drawn by patient, 70 / 10 / 20 %. `--split reference` is by stay,
-stratified by the rarest label, seed 42, 70 / 10 / 20 %: patients cross it.
+Split: by the official list of test patients, if `testset_iv.csv` lies beside the tables (ids, with a 0/1 flag behind
+each or not, with a header or not: its form is not published with the code); 12.5 % of the other patients validate.
+Without the list it is drawn by patient, 70 / 10 / 20 %. `--split reference` is by stay, stratified by the rarest label,
+seed 42, 70 / 10 / 20 %: patients cross it.
 
 Who may get it: credentialed users of PhysioNet who signed the MIMIC data use agreement.
 
@@ -160,7 +161,8 @@ def _stays(root: Path) -> pd.DataFrame:
         )
     for column in _TIMES:
         stays[column] = pd.to_datetime(stays[column], errors="coerce")
-    return stays.merge(labels, on="stay_id", validate="one_to_one")
+    joined = stays.merge(labels, on="stay_id", validate="one_to_one")
+    return joined.sort_values("stay_id", key=lambda ids: ids.astype(np.int64), ignore_index=True)
 
 
 def choose_images(stays: pd.DataFrame, meta: pd.DataFrame, *, reference: bool) -> pd.DataFrame:
@@ -196,8 +198,19 @@ def _split(root: Path, table: pd.DataFrame, options: Options) -> pd.Series:
         return reference_split(table, test=0.2, val=0.125, stratify=table[_RAREST])
     if not (root / _TEST_LIST).is_file():
         return split_patients(table, fractions=(0.7, 0.1, 0.2), seed=options.seed)
-    listed = read_table(root / _TEST_LIST, columns=["subject_id"], text=("subject_id",))["subject_id"]
-    tests = table["patient_id"].isin(set(listed))
+    tests = table["patient_id"].isin(_tested(root / _TEST_LIST))
     split = pd.Series("test", index=table.index)
     split[~tests] = split_patients(table[~tests], fractions=(0.875, 0.125, 0.0), seed=options.seed)
     return split
+
+
+def _tested(path: Path) -> set[str]:
+    """Read the ids of the list; those with a 0 behind them are not tested."""
+    ids = set()
+    for line in path.read_text(encoding="utf-8").splitlines():
+        patient, _, flag = (part.strip() for part in line.partition(","))
+        if patient.isdigit() and flag not in {"0", "0.0", "False"}:
+            ids.add(patient)
+    if not ids:
+        raise PacxError(f"{path} names no patient. It should hold a subject_id in each line.")
+    return ids
