@@ -15,7 +15,17 @@ from benchmarks.results import RESULTS, Row
 
 __all__ = ["BEGIN", "END", "NAMES", "render", "update"]
 
-NAMES = ("mae_step", "distill_step", "loader", "teachers", "labs_teacher", "bootstrap", "probe", "probe_scale")
+NAMES = (
+    "mae_step",
+    "distill_step",
+    "loader",
+    "teachers",
+    "labs_teacher",
+    "bootstrap",
+    "probe",
+    "probe_scale",
+    "near_duplicates",
+)
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 README = Path(__file__).parent / "README.md"
 

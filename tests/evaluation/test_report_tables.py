@@ -292,3 +292,13 @@ def test_the_papers_protocol_and_the_honest_one_are_not_mixed(tmp_path: Path) ->
     assert all({row["encoder"] for row in part["scores"]} == {"mae", "pacx"} for part in found["probes"])
     alone = describe(collect([tmp_path / "paper"], out=tmp_path / "report"), title="One protocol")
     assert [part["store"] for part in alone["probes"]] == ["phantom"]
+
+
+def test_a_split_with_patients_in_several_parts_is_a_caution(tmp_path: Path) -> None:
+    leaking = {**report_runs.STORE, "crossing_patients": 7}
+    for name in ("mae", "pacx"):
+        probe(tmp_path, name, num_test=60, draws=20, measured=False, store=leaking)
+    found = describe(collect([tmp_path], out=tmp_path / "report"), title="Leaking")
+    (caution,) = found["cautions"]
+    assert caution["kind"] == "leaking_split" and "phantom has 7 patients in several parts" in caution["text"]
+    assert found["probes"][0]["notes"] == [caution["text"]]

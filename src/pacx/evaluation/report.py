@@ -21,7 +21,13 @@ from typing import Any
 from pacx import __version__
 from pacx.evaluation.reporting.all_tables import all_tables, arm_tables
 from pacx.evaluation.reporting.arms import arms_part
-from pacx.evaluation.reporting.cautions import apart_by_split, mark_seen, seen_cautions, split_cautions
+from pacx.evaluation.reporting.cautions import (
+    apart_by_split,
+    leak_cautions,
+    mark_seen,
+    seen_cautions,
+    split_cautions,
+)
 from pacx.evaluation.reporting.collect import Record, Run, collect, judged_by, recipe_of, without_machine_paths
 from pacx.evaluation.reporting.encoders import choose_baseline, describe_encoders, encoder_label
 from pacx.evaluation.reporting.findings import find_all
@@ -137,6 +143,7 @@ def describe(runs: Sequence[Run], *, title: str, about: str = "", baseline: str 
     entries = [one for part in content["probes"] for one in part["scores"]]
     entries += [one for kind in _SIDE_BY_SIDE for part in content[kind] for one in part["encoders"]]
     named = [(one["run"], one["encoder"]) for one in entries]
+    cautions += leak_cautions([renamed[run.name] for run in judged])
     content["cautions"] = [*cautions, *seen_cautions(runs, judged, list(dict.fromkeys(named)))]
     _note_cautions(content)
     return {

@@ -1,8 +1,10 @@
-"""What must not be overlooked: runs that used different splits of one data set, encoders that knew test patients.
+"""What must not be overlooked: different splits of one data set, splits that leak, encoders that knew test patients.
 
 * **Splits.** Runs on stores of one name with different splits are shown apart (`phantom (split 3fa9c2)`) and never
   compared: a test patient of one may be a training patient of the other. The stores of a cross-validation are such
   stores too, unless `pacx pool` joins them.
+* **Leaking splits.** In some stores patients are in several splits (`crossing_patients`), such as those made with a
+  published split by image. Every score on them is too good.
 * **Seen patients.** A run may be allowed to judge an encoder on patients that it was trained on (`seen_patients` in its
   results). Such an encoder's name carries a dagger wherever it is shown, and findings about it say why.
 """
@@ -15,7 +17,7 @@ from collections.abc import Sequence
 from pacx.evaluation.reporting.collect import Record, Run
 from pacx.evaluation.reporting.encoders import display_name, encoder_label, store_name
 
-__all__ = ["DAGGER", "apart_by_split", "mark_seen", "seen_cautions", "split_cautions"]
+__all__ = ["DAGGER", "apart_by_split", "leak_cautions", "mark_seen", "seen_cautions", "split_cautions"]
 
 DAGGER = "†"
 _DIGITS = 6
@@ -44,6 +46,25 @@ def split_cautions(runs: Sequence[Run]) -> list[Record]:
             "encoders": [],
         }
         for store, splits in _ambiguous(runs).items()
+    ]
+
+
+def leak_cautions(runs: Sequence[Run]) -> list[Record]:
+    """Describe each store whose split has patients in several parts; runs as they are shown."""
+    crossing = {store_name(run): int(run.inputs.get("store", {}).get("crossing_patients") or 0) for run in runs}
+    return [
+        {
+            "kind": "leaking_split",
+            "text": (
+                f"The split of {store} has {number} patients in several parts: images of people who test were trained "
+                "or chosen on. All scores on it are too good. Splits by image are for comparison with published "
+                "numbers that were made on such a split."
+            ),
+            "stores": [store],
+            "encoders": [],
+        }
+        for store, number in crossing.items()
+        if number
     ]
 
 
