@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("lightning")
 
-from pacx.commands import COMMANDS, build_parser, friendly_arguments, load
+from pacx.commands import COMMANDS, build_parser, friendly_arguments, load, split_name
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -28,7 +28,7 @@ LINES = sorted({line for page in PAGES for line in _console_lines(page.read_text
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_documented_command_is_one_that_pacx_takes(line: str) -> None:
-    _, name, *arguments = shlex.split(line)
+    name, arguments = split_name(shlex.split(line)[1:])
     function = load(name)
     parsed = build_parser(name, function).parse_args(friendly_arguments(function, arguments))
     flags = {word[2:].partition("=")[0].replace("-", "_") for word in arguments if word.startswith("--")}
@@ -41,7 +41,7 @@ def test_the_example_of_a_command_is_one_that_it_takes(name: str) -> None:
     text = (inspect.getdoc(function) or "").replace("\\\n", " ")
     found = re.search(rf"Example:\s+pacx ({name}.*)", text)
     assert found, f"{name} has no example"
-    _, *arguments = shlex.split(found[1])
+    _, arguments = split_name(shlex.split(found[1]))
     build_parser(name, function).parse_args(friendly_arguments(function, arguments))
 
 

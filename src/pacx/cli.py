@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Sequence
 
 from pacx import __version__
-from pacx.commands import COMMANDS, build_parser, find, friendly_arguments, load
+from pacx.commands import COMMANDS, build_parser, find, friendly_arguments, load, split_name
 from pacx.errors import PacxError
 from pacx.ranks import is_first, rank
 
@@ -40,8 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # libgomp's threads spin for long while they wait for each other. Beside another busy process a training step then
     # takes many times as long; a short spin costs nothing on a free machine. Read when torch is imported, later.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    words = 2 if " ".join(arguments[:2]) in COMMANDS else 1  # `store merge` is one command
-    return _guarded(" ".join(arguments[:words]), arguments[words:])
+    return _guarded(*split_name(arguments))
 
 
 def _guarded(name: str, arguments: list[str]) -> int:

@@ -19,7 +19,16 @@ from typing import Any
 
 from pacx.errors import MissingExtraError, PacxError
 
-__all__ = ["COMMANDS", "Command", "build_parser", "check_arguments", "find", "friendly_arguments", "load"]
+__all__ = [
+    "COMMANDS",
+    "Command",
+    "build_parser",
+    "check_arguments",
+    "find",
+    "friendly_arguments",
+    "load",
+    "split_name",
+]
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,12 @@ def find(name: str) -> Command:
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise PacxError(f"There is no command {name!r}.{hint} The commands are: {', '.join(COMMANDS)}.")
     return COMMANDS[name]
+
+
+def split_name(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Split a command line into the command, which may have two words as in `store merge`, and its arguments."""
+    words = 2 if " ".join(argv[:2]) in COMMANDS else 1
+    return " ".join(argv[:words]), list(argv[words:])
 
 
 def load(name: str) -> Callable[..., Any]:
