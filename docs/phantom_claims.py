@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 __all__ = ["CLAIMS", "Claim", "judge"]
 
-Expected = Literal["higher", "lower", "no difference", "no gain"]
+Expected = Literal["higher", "lower", "not lower", "no difference", "no gain"]
 Kind = Literal["group_differences", "alignment", "attention", "segmentation", "faithfulness"]
 
 
@@ -74,14 +74,14 @@ CLAIMS: tuple[Claim, ...] = (
     *(
         Claim(
             f"Lungs are outlined as well as by MAE: {name} (Dice)",
-            "no difference", _TO_MAE, "segmentation", {"encoder": encoder, "metric": "dice", "mask": "lung"},
+            "not lower", _TO_MAE, "segmentation", {"encoder": encoder, "metric": "dice", "mask": "lung"},
         )
         for name, encoder in (("PaCX, first student", "pacx-0"), (f"with the anchor {_OURS}", "anchored-0"))
     ),
     *(
         Claim(
-            f"Segmentation stays as it was ({mask}, Dice, mean of five students)",
-            "no difference", "judged/report", "segmentation", {"encoder": "pacx", "metric": "dice", "mask": mask},
+            f"Segmentation is as good as it was ({mask}, Dice, mean of five students)",
+            "not lower", "judged/report", "segmentation", {"encoder": "pacx", "metric": "dice", "mask": mask},
         )
         for mask in ("lung", "heart")
     ),
@@ -159,6 +159,8 @@ def judge(claim: Claim, reports: Mapping[str, Any]) -> dict[str, Any]:
 def _verdict(expected: Expected, low: float, high: float) -> str:
     if expected == "no difference":
         return "seen" if low <= 0 <= high else "opposite"
+    if expected == "not lower":
+        return "seen" if high >= 0 else "opposite"
     if expected == "no gain":
         return "seen" if low <= 0 else "opposite"
     towards = low > 0 if expected == "higher" else high < 0

@@ -22,6 +22,12 @@ _STYLE = {
     "axes.titlesize": 10,
 }
 
+_LEGEND: dict[str, Any] = {
+    "title": "share of the labels", "frameon": False, "fontsize": 8, "title_fontsize": 8, "ncols": 3,
+    "loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "columnspacing": 1.0, "handletextpad": 0.2,
+}  # fmt: skip
+"""above the axes, where no point lies"""
+
 
 def draw(reports: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """Draw what can be drawn.
@@ -98,8 +104,8 @@ def _gains(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.8), sharey=True)
     names = {"random": "random init", "pacx": "PaCX", "pacx-shuffled": "PaCX,\nshuffled pairs"}
     for ax, group in zip(axes, ("physiology", "control"), strict=True):
-        _columns(ax, rows, names, group, f"{group} tasks, minus MAE")
-    axes[0].legend(title="labels", frameon=False, fontsize=8)
+        _columns(ax, rows, names, group, f"{group}, minus MAE")
+    axes[1].legend(**_LEGEND)
     _save(figure, path)
 
 
@@ -110,8 +116,8 @@ def _parts(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         "full-tuning": "all\nweights", "anchored": "anchored",
     }  # fmt: skip
     figure, ax = plt.subplots(figsize=(7.2, 2.8))
-    _columns(ax, rows, names, "physiology", "physiology tasks, minus the whole method")
-    ax.legend(title="labels", frameon=False, fontsize=8)
+    _columns(ax, rows, names, "physiology", "physiology, minus the whole method")
+    ax.legend(**_LEGEND)
     _save(figure, path)
 
 
@@ -119,10 +125,10 @@ def _pairs(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure, ax = plt.subplots(figsize=(4.6, 2.8))
     numbers = (100, 300, 1000, 3000)
     _columns(
-        ax, rows, {f"pairs-{num}": f"{num:,}" for num in numbers}, "physiology", "physiology tasks, minus MAE"
+        ax, rows, {f"pairs-{num}": f"{num:,}" for num in numbers}, "physiology", "physiology, minus MAE"
     )  # fmt: skip
     ax.set_xlabel("pairs")
-    ax.legend(title="labels", frameon=False, fontsize=8)
+    ax.legend(**_LEGEND)
     _save(figure, path)
 
 
@@ -135,5 +141,5 @@ def _teachers(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     others = {"regression-centred": "0.95,\ncentred", "contrastive": "0.95,\ncontrastive"}
     _columns(axes[1], rows, {**alike, **others}, "physiology", "regression alone, minus MAE")
     axes[1].set_xlabel("mean cosine of two patients' embeddings")
-    axes[0].legend(title="labels", frameon=False, fontsize=8)
+    axes[0].legend(**_LEGEND)
     _save(figure, path)
