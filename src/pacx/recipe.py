@@ -25,6 +25,7 @@ from typing import Any
 
 from pacx import __version__
 from pacx.commands import load
+from pacx.costs.gpus import GpuName
 from pacx.errors import PacxError
 from pacx.ranks import is_first, num_started
 from pacx.recipe_chain import is_chain, read_recipe, read_recipes
@@ -46,6 +47,8 @@ def run(
     redo: list[str] | None = None,
     jobs: int = 1,
     dry_run: bool = False,
+    gpu: GpuName = "A100",
+    utilisation: float = 0.4,
 ) -> dict[str, Any]:
     """Run a recipe: a chain of commands in one YAML file.
 
@@ -62,7 +65,9 @@ def run(
         redo: steps to run again although they are done, with all that read them; RECIPE/STEP in a chain of recipes.
         jobs: how many steps may run side by side, each in a process of its own with its share of the cores' threads; a
             step waits for those that it reads. For many small trainings on one computer.
-        dry_run: print the plan, run nothing.
+        dry_run: print the plan, what it needs (disk, memory, GPU hours) and what is not there yet; run nothing.
+        gpu: dry_run: the GPU whose hours are counted.
+        utilisation: dry_run: the share of its peak that a training reaches.
 
     Raises:
         PacxError: the recipe is ill-formed, refers to something absent, or a step cannot use its input.
@@ -74,7 +79,7 @@ def run(
     names = [step.full_name for step in steps]
     refuse_unknown(set(redo or []) - set(names), "--redo names no step of this recipe", allowed=names)
     if dry_run:
-        print(describe(plans, out=out))
+        print(describe(plans, out=out, gpu=gpu, utilisation=utilisation))
         return {"steps": names}
     if jobs < 1:
         raise PacxError(f"--jobs {jobs} can run nothing. Give 1, or as many steps as may run side by side.")

@@ -11,11 +11,11 @@ from typing import Any
 
 from pacx.errors import PacxError
 
-__all__ = ["Resolver", "expand"]
+__all__ = ["ELSEWHERE", "Resolver", "expand"]
 
 _REFERENCE = re.compile(r"\{([^{}]+)\}")
 _FRESH = re.compile(r"random:(.+?)(?::\d+)?")  # random:FOLDER:SEED reads the folder
-_ELSEWHERE = ("timm:", "hf-hub:")  # names of weights that are no files
+ELSEWHERE = ("timm:", "hf-hub:")  # names of weights that are no files
 _SEVERAL = re.compile(r"\{[^{}:]*[*?][^{}:]*\}")  # as in {probe-*} or {pacx-?}
 
 
@@ -124,7 +124,7 @@ class Resolver:
         return self.earlier[name]
 
     def _note_outside(self, path: Path) -> None:
-        if str(path).startswith(_ELSEWHERE):
+        if str(path).startswith(ELSEWHERE):
             return
         to_come = self.planned_only or any(path.is_relative_to(folder) for folder in self.made)
         if not path.exists() and not to_come:

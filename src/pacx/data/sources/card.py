@@ -57,6 +57,8 @@ class Card:
     """what the paper uses it for"""
     reference_split: str = ""
     """what `--split reference` does; "" where there is no other split than the own one"""
+    holds: tuple[Literal["image", "mask", "ecg", "labs"], ...] = ("image",)
+    """what a row has, as far as the release goes; a plan counts bytes by it"""
 
 
 def check_counts(manifest: Manifest, card: Card, *, partial: bool, own_split: bool) -> None:
