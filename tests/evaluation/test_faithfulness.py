@@ -6,14 +6,11 @@ import pytest
 import torch
 
 from pacx.evaluation.class_head import ClassHead
+from pacx.evaluation.curve_areas import ORDERS, areas, compare_faithfulness, summarise_curves
 from pacx.evaluation.faithfulness import (
-    ORDERS,
     Judge,
-    areas,
-    compare_faithfulness,
     deletion_curves,
     removal_orders,
-    summarise_curves,
     without_patches,
 )
 

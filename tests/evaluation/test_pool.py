@@ -13,7 +13,7 @@ import pytest
 from pacx.errors import PacxError
 from pacx.evaluation.comparison import compare_probes
 from pacx.evaluation.pool import pool
-from pacx.runs import open_run, read_result
+from pacx.runs import open_run, read_result, write_json
 from pacx.scoring import MACRO, summarise
 from pacx.statistics import auroc
 
@@ -228,10 +228,10 @@ def test_what_is_neither_seeds_nor_folds_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "pool").exists()
 
 
-def test_only_probes_finetuning_and_physiology_are_pooled(tmp_path: Path) -> None:
+def test_pools_and_other_commands_are_not_pooled(tmp_path: Path) -> None:
     runs = seeds(tmp_path, "pacx", skill=1.0, number=2)
     pool(runs=runs, out=tmp_path / "pool", draws=20)
-    with pytest.raises(PacxError, match=r"is a run of `pool`.*probe, finetune or physiology"):
+    with pytest.raises(PacxError, match=r"is a run of `pool`.*probe, finetune, .* or explain"):
         pool(runs=[*runs, tmp_path / "pool"], out=tmp_path / "again")
     (runs[1] / "predictions.parquet").unlink()
     with pytest.raises(PacxError, match="no predictions left"):
@@ -257,3 +257,23 @@ def test_a_pool_is_called_by_what_its_encoders_have_in_common(
     ]
     assert pool(runs=runs, out=tmp_path / "pool", draws=20)["results"]["encoder_name"] == label
     assert pool(runs=runs, out=tmp_path / "named", draws=20, name="ours")["results"]["encoder_name"] == "ours"
+
+
+def test_measures_of_a_pool_are_means_with_the_spread_over_runs(tmp_path: Path) -> None:
+    runs = seeds(tmp_path, "pacx", skill=1.0)
+    values = [0.2, 0.3, 0.7]
+    for run, value in zip(runs, values, strict=True):
+        content = read_result(run)
+        names = {"task": "water", "label": "edema", "output": "edema", "fraction": 1.0, "subgroup_kind": ""}
+        sizes = {"num": 60, "positives": 9, "num_patients": 30, "threshold": value, "low": 0.1, "high": 0.8, "note": ""}
+        measure = {**names, "subgroup": "", "metric": "f1", "rule": "half", "value": value, **sizes}
+        lonely = {**measure, "rule": "val_f1"}
+        content["results"]["measures"] = [measure, *([lonely] if value == 0.2 else [])]
+        write_json(run / "result.json", content)
+    content, _ = pooled(runs, tmp_path / "pool")
+    shared, lonely = content["results"]["measures"]
+    assert shared["value"] == pytest.approx(0.4)
+    assert shared["sd_over_runs"] == pytest.approx(np.std(values, ddof=1))
+    assert shared["low"] is None or np.isnan(shared["low"])
+    assert (shared["num"], shared["note"]) == (60, "mean of 3 runs")
+    assert lonely["value"] is None or np.isnan(lonely["value"])

@@ -12,12 +12,15 @@ from typing import Any
 import jsonschema
 import pytest
 import report_runs
+from report_runs import probe
 
-from pacx.evaluation.report import report
+from pacx.evaluation.report import describe, report
 from pacx.evaluation.reporting.all_tables import all_tables
+from pacx.evaluation.reporting.collect import collect
 from pacx.evaluation.reporting.latex import escape_latex, latex_table
 from pacx.evaluation.reporting.markdown import markdown_table
 from pacx.evaluation.reporting.tables import ABSENT, Cell, Table, difference_cell, value_cell
+from pacx.statistics import holm
 
 SPLIT_A = {**report_runs.STORE, "split_hash": "aaaaaaaaaaaa"}
 SPLIT_B = {"name": "phantom", "hash": "hash-of-another-store", "split_hash": "bbbbbbbbbbbb"}
@@ -49,7 +52,7 @@ def test_every_table_is_in_the_markdown_and_in_the_latex(made: Path, numbers: di
     kinds = [table.name for table in tables]
     assert kinds == [
         "arms-phantom", "groups-phantom", "probes-phantom", "measures-phantom", "subgroups-phantom",
-        "alignment-phantom", "attention-phantom", "segmentation-lung-phantom",
+        "alignment-phantom", "attention-phantom", "faithfulness-phantom", "segmentation-lung-phantom",
     ]  # fmt: skip
     markdown, latex = text(made, "report.md"), text(made, "report.tex")
     for table in tables:
@@ -69,7 +72,7 @@ def test_numbers_on_the_page_are_those_of_the_tables(made: Path, numbers: dict[s
 
 def test_latex_is_balanced_escaped_and_rectangular(made: Path) -> None:
     latex = text(made, "report.tex")
-    for name, number in (("table", 8), ("tabular", 9)):  # one of which is a command for cells of two lines
+    for name, number in (("table", 9), ("tabular", 10)):  # one of which is a command for cells of two lines
         assert latex.count(rf"\begin{{{name}}}") == latex.count(rf"\end{{{name}}}") == number
     assert latex.count("{") - latex.count(r"\{") == latex.count("}") - latex.count(r"\}")
     assert latex.startswith("% 50 % of_patients & {more}\n")
@@ -256,3 +259,36 @@ def test_cautions_and_published_numbers_follow_the_schema(seen: Path, two_splits
         jsonschema.validate(read(folder), schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**read(seen), "cautions": [{"kind": "rumour", "text": ""}]}, schema)
+
+
+def test_group_differences_are_adjusted_over_the_rows_of_an_encoder(numbers: dict[str, Any]) -> None:
+    rows = [row for row in numbers["probes"][0]["group_differences"] if row["encoder"] == "pacx"]
+    assert [row["p_holm"] for row in rows] == pytest.approx(holm([row["p_value"] for row in rows]))
+    assert len(rows) == 6
+
+
+def test_what_deletion_says_is_shown_with_the_difference_of_its_gain(numbers: dict[str, Any]) -> None:
+    table = next(one for one in all_tables(numbers) if one.name == "faithfulness-phantom")
+    cells = {row[0].text: row[1:] for row in table.rows}
+    assert list(table.columns) == ["", "MAE", "PaCX", "PaCX: difference"]
+    assert "Heart failure" in table.caption
+    mae, pacx, difference = (float(cell.text.replace("−", "-")) for cell in cells["deletion: gain over random"])
+    assert difference == pytest.approx(pacx - mae, abs=0.0011) and difference > 0
+    assert cells["deletion: gain over random"][2].clear
+
+
+def test_the_protocol_of_alignment_is_told(numbers: dict[str, Any]) -> None:
+    table = next(one for one in all_tables(numbers) if one.name == "alignment-phantom")
+    assert "honest: fitted on validation rows" in table.caption
+
+
+def test_the_papers_protocol_and_the_honest_one_are_not_mixed(tmp_path: Path) -> None:
+    for name in ("mae", "pacx"):
+        probe(tmp_path / "honest", name, num_test=60, draws=20, measured=False)
+        more = {"protocol": {"name": "paper"}}
+        probe(tmp_path / "paper", name, num_test=60, draws=20, measured=False, more=more)
+    found = describe(collect([tmp_path], out=tmp_path / "report"), title="Two protocols")
+    assert [part["store"] for part in found["probes"]] == ["phantom", "phantom (paper protocol)"]
+    assert all({row["encoder"] for row in part["scores"]} == {"mae", "pacx"} for part in found["probes"])
+    alone = describe(collect([tmp_path / "paper"], out=tmp_path / "report"), title="One protocol")
+    assert [part["store"] for part in alone["probes"]] == ["phantom"]

@@ -27,7 +27,8 @@ from pacx.data.store import Store
 from pacx.errors import PacxError
 from pacx.evaluation.class_head import ClassHead, Question, check_answers, find_question, fit_head
 from pacx.evaluation.comparison import compare_attention
-from pacx.evaluation.faithfulness import Judge, Removed, compare_faithfulness, deletion_curves, summarise_curves
+from pacx.evaluation.curve_areas import compare_faithfulness, summarise_curves
+from pacx.evaluation.faithfulness import Judge, Removed, deletion_curves
 from pacx.evaluation.overlays import save_curves, save_overlays
 from pacx.evaluation.regions import mass_table, summarise_mass
 from pacx.evaluation.rollout import HeadFusion, ReadToken, gradient_maps, rollout_maps
@@ -95,7 +96,7 @@ def explain(
         The content of `result.json`. Its results: encoder_name, seen_patients, mass and area by region (share of
         attention and share of the image), excess (mass minus area, with p-value), num_images, num_undefined (images
         without a map), method; with `task` also head and faithfulness (see
-        `pacx.evaluation.faithfulness.summarise_curves`); with `against` also comparison (this minus
+        `pacx.evaluation.curve_areas.summarise_curves`); with `against` also comparison (this minus
         that). Regions are the store's masks and "outside"; without masks there are none.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +31,7 @@ class Member:
     content: dict[str, Any]
     """its `result.json`"""
     predictions: pd.DataFrame
+    """its table of test images"""
     fold: int = 0
     run: int = 0
     """number within its fold"""
@@ -67,21 +68,26 @@ class Member:
         return frozenset(self.predictions["image_id"].astype(str))
 
 
-def read_member(folder: Path, *, commands: Iterable[str]) -> Member:
+def read_member(folder: Path, *, tables: Mapping[str, str]) -> Member:
     """Read a run that is to be pooled.
+
+    Args:
+        folder: the run.
+        tables: command that may be pooled -> its table of test images.
 
     Raises:
         PacxError: it is not finished, was made by another command, or its predictions are gone.
     """
-    content, known = read_result(folder), list(commands)
+    content, known = read_result(folder), list(tables)
     if content["command"] not in known:
         raise PacxError(
             f"{folder} is a run of `{content['command']}`. `pool` joins runs of "
             f"{', '.join(known[:-1])} or {known[-1]}: give these, not what was made of them."
         )
-    path = Path(folder) / str(content["artefacts"].get("predictions", "predictions.parquet"))
+    name = tables[content["command"]]
+    path = Path(folder) / str(content["artefacts"].get(name, f"{name}.parquet"))
     if not path.is_file():
-        raise PacxError(f"{folder} has no predictions left ({path.name}). Run its command again.")
+        raise PacxError(f"{folder} has no {name} left ({path.name}). Run its command again.")
     return Member(Path(folder).resolve(), content, pd.read_parquet(path))
 
 
@@ -126,7 +132,8 @@ def _check_different(members: Sequence[Member]) -> None:
 def _settings(member: Member) -> dict[str, Any]:
     """How it was judged; draws may differ, since the pool draws anew."""
     protocol = {key: value for key, value in member.results.get("protocol", {}).items() if key != "draws"}
-    return {**protocol, "seeds": member.content["config"].get("seeds")}
+    asked = {key: member.results.get(key) for key in ("mask", "method", "shuffled_teachers")}
+    return {**protocol, **asked, "seeds": member.content["config"].get("seeds")}
 
 
 def _questions(member: Member) -> dict[str, str]:

@@ -80,7 +80,7 @@ def save_curves(path: Path, found: dict[str, Any]) -> None:
 
     Args:
         path: PNG file to write.
-        found: of `pacx.evaluation.faithfulness.summarise_curves`.
+        found: of `pacx.evaluation.curve_areas.summarise_curves`.
     """
     figure = Figure(figsize=(4.6, 3.4), dpi=110, facecolor="white", layout="constrained")
     axis = figure.subplots()

@@ -11,7 +11,9 @@ or on other patients. `pool` joins what was found about them; which of the two i
   together, so the interval narrows with their number.
 * **Both**: every fold has the same number of runs.
 
-The result has the shape of a probe's, and the report and paired comparisons take it like one.
+What was judged image by image (align, segment, explain) is averaged so: `pacx.evaluation.pool_images`.
+
+The result has the shape of the pooled command's, and the report and paired comparisons take it like one.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from pacx.evaluation.members import (
     read_member,
     store_identity,
 )
+from pacx.evaluation.pool_images import TABLES, pool_alignment, pool_attention, pool_segmentation
 from pacx.runs import open_run
 from pacx.scoring import FOLD, MACRO, summarise
 
@@ -53,7 +56,8 @@ def pool(
         pacx pool --runs runs/probe-pacx-0 runs/probe-pacx-1 runs/probe-pacx-2 --out runs/pool-pacx
 
     Args:
-        runs: two or more finished runs of the same command (probe, finetune or physiology) with the same settings.
+        runs: two or more finished runs of the same command (probe, finetune, physiology, align, segment or explain)
+            with the same settings.
         out: the run folder to make.
         name: how a report calls the method; pacx for encoders pacx-0, pacx-1, pacx-2 if not given.
         draws: bootstrap draws of the intervals.
@@ -68,7 +72,7 @@ def pool(
             that overlap in part, a patient in two folds, or encoders whose names have nothing in common.
     """
     config = {**locals()}
-    members = [read_member(folder, commands=POOLED) for folder in runs]
+    members = [read_member(folder, tables=_TABLES) for folder in runs]
     command = check_alike(members)
     members = arrange_members(members)
     label = name or _common_name(members)
@@ -76,9 +80,9 @@ def pool(
         run.read("store", **store_identity(members))
         run.read("encoder", name=label)
         run.read("runs", members=[facts(member) for member in members])
-        predictions = _together(members)
-        found = POOLED[command](members, predictions, draws)
-        predictions.to_parquet(run.artefact("predictions", "predictions.parquet"))
+        found, tables = POOLED[command](members, draws)
+        for table, rows in tables.items():
+            rows.to_parquet(run.artefact(table, f"{table}.parquet"))
         protocol = {**members[0].results.get("protocol", {}), "draws": draws, **design(members)}
         return run.finish({**found, "of": command, "encoder_name": label, "protocol": protocol})
 
@@ -104,20 +108,53 @@ def _together(members: Sequence[Member]) -> pd.DataFrame:
     return table
 
 
-def _pool_probes(members: Sequence[Member], predictions: pd.DataFrame, draws: int) -> dict[str, Any]:
-    """Score pooled probes: scores (those of the runs, numbered) and summary."""
+def _pool_probes(members: Sequence[Member], draws: int) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    """Score pooled probes: scores (those of the runs, numbered), summary, and measures."""
+    predictions = _together(members)
     scored = summarise(predictions, draws=draws).mean
     of_key: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
     for row in _numbered(members, "summary"):
         of_key.setdefault((row["task"], row["label"], row["fraction"]), []).append(row)
     summary = [_summary_row(rows, scored.get(key, _UNTESTED)) for key, rows in of_key.items()]
-    return {"scores": _numbered(members, "scores"), "summary": summary}
+    found = {"scores": _numbered(members, "scores"), "summary": summary, "measures": _mean_measures(members)}
+    return found, {"predictions": predictions}
 
 
 _UNTESTED: Mapping[str, float] = {
     **dict.fromkeys(("value", "low", "high", "sd_over_seeds", "sd_over_runs"), np.nan),
     **dict.fromkeys(("num_seeds", "num_runs", "num_test", "num_test_patients", "positives"), 0),
 }
+
+
+_QUESTION = ("task", "label", "output", "fraction", "subgroup_kind", "subgroup", "metric", "rule")
+"""what names a measure"""
+
+
+def _mean_measures(members: Sequence[Member]) -> list[dict[str, Any]]:
+    """Average every measure over the runs.
+
+    Thresholds were chosen run by run, so there is one value per run. Intervals of single runs say nothing of their
+    mean and are left out; the spread over runs is given.
+    """
+    rows = [row for member in members for row in member.results.get("measures") or []]
+    if not rows:
+        return []
+    averaged = []
+    for key, own in pd.DataFrame(rows).groupby(list(_QUESTION), sort=False, dropna=False):
+        values = own["value"].astype(np.float64)
+        averaged.append(
+            {
+                **dict(zip(_QUESTION, key, strict=True)),
+                "value": float(values.mean()) if values.notna().all() and len(own) == len(members) else np.nan,
+                "low": np.nan,
+                "high": np.nan,
+                "sd_over_runs": float(values.std(ddof=1)),
+                "threshold": np.nan,
+                **{column: own[column].iloc[0] for column in ("num", "positives", "num_patients")},
+                "note": f"mean of {len(members)} runs",
+            }
+        )
+    return averaged
 
 
 def _numbered(members: Sequence[Member], key: str) -> list[dict[str, Any]]:
@@ -146,13 +183,21 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _pool_physiology(_: Sequence[Member], predictions: pd.DataFrame, draws: int) -> dict[str, Any]:
-    return summarise_physiology(predictions, draws=draws)
+def _pool_physiology(members: Sequence[Member], draws: int) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    predictions = _together(members)
+    return summarise_physiology(predictions, draws=draws), {"predictions": predictions}
 
 
-POOLED: Mapping[str, Callable[[Sequence[Member], pd.DataFrame, int], dict[str, Any]]] = {
+_Pooling = Callable[[Sequence[Member], int], tuple[dict[str, Any], dict[str, pd.DataFrame]]]
+
+POOLED: Mapping[str, _Pooling] = {
     "probe": _pool_probes,
     "finetune": _pool_probes,
     "physiology": _pool_physiology,
+    "align": pool_alignment,
+    "segment": pool_segmentation,
+    "explain": pool_attention,
 }
-"""What can be pooled: from runs, their joined predictions and the number of draws to results."""
+"""What can be pooled: from runs and the number of draws to results and tables."""
+
+_TABLES = {command: TABLES.get(command, "predictions") for command in POOLED}

@@ -22,7 +22,7 @@ from pacx import __version__
 from pacx.evaluation.reporting.all_tables import all_tables, arm_tables
 from pacx.evaluation.reporting.arms import arms_part
 from pacx.evaluation.reporting.cautions import apart_by_split, mark_seen, seen_cautions, split_cautions
-from pacx.evaluation.reporting.collect import Record, Run, collect, of_command, recipe_of, without_machine_paths
+from pacx.evaluation.reporting.collect import Record, Run, collect, judged_by, recipe_of, without_machine_paths
 from pacx.evaluation.reporting.encoders import choose_baseline, describe_encoders, encoder_label
 from pacx.evaluation.reporting.findings import find_all
 from pacx.evaluation.reporting.judged import alignment_part, attention_part, segmentation_part
@@ -103,13 +103,13 @@ def report(
 
 def describe(runs: Sequence[Run], *, title: str, about: str = "", baseline: str | None = None) -> Record:
     """Make the content of `report.json`: plain JSON values, NaN as null, no paths of this machine."""
-    judged = [*shown_probes(runs), *of_command(runs, *_JUDGED), *shown_physiology(runs)]
+    judged = [*shown_probes(runs), *judged_by(runs, *_JUDGED), *shown_physiology(runs)]
     cautions = split_cautions(judged)
     names = {run.name for run in judged}
     renamed = {run.name: run for run in apart_by_split(judged)}
     runs = [renamed[run.name] if run.name in names else run for run in runs]
     shown = shown_probes(runs)
-    labels = {encoder_label(run) for run in (*shown, *of_command(runs, *_JUDGED))}
+    labels = {encoder_label(run) for run in (*shown, *judged_by(runs, *_JUDGED))}
     labels |= {physiology_label(run) for run in shown_physiology(runs)}
     chosen = choose_baseline(labels, baseline)
     stores = gather_probes(shown)
@@ -158,4 +158,5 @@ def _note_cautions(content: Record) -> None:
     """Repeat a caution about a store in every part that is about it."""
     for kind in ("probes", *_SIDE_BY_SIDE):
         for part in content[kind]:
-            part["notes"] += [one["text"] for one in content["cautions"] if part["store"] in one["stores"]]
+            stem = part["store"].removesuffix(" (paper protocol)")
+            part["notes"] += [one["text"] for one in content["cautions"] if stem in one["stores"]]

@@ -37,6 +37,7 @@ from pacx.data.batches import Augment, Batch, StoreDataset, check_geometry, make
 from pacx.data.store import Store
 from pacx.errors import PacxError
 from pacx.frozen.cache import feature_cache
+from pacx.frozen.features import encoder_name
 from pacx.frozen.seen import check_unseen
 from pacx.frozen.tokens import keep_tokens, token_bytes
 from pacx.models.encoder import Encoder, load_encoder, weights_hash
@@ -146,8 +147,8 @@ def segment(
         backbone = load_encoder(encoder)
         check_geometry(cohort, backbone.config.preprocess)
         seen = check_unseen(backbone, cohort, split=judged, needs=("image", "mask"), allow=allow_seen_patients)
-        run.read("store", path=store, name=cohort.name, hash=cohort.content_hash)
-        run.read("encoder", path=encoder, hash=weights_hash(backbone))
+        run.read("store", path=store, name=cohort.name, hash=cohort.content_hash, split_hash=cohort.meta["split_hash"])
+        run.read("encoder", path=encoder, name=encoder_name(encoder), hash=weights_hash(backbone))
         seed_everything(seed)
         selected = "val_pooled_dice" if protocol == "paper" else "val_dice"
         trainer = make_trainer(

@@ -81,8 +81,9 @@ def simulate(
         labs: simulate the 50 laboratory values.
         missing_ecg: share of the rows without an ECG, at random.
         missing_labs: share of the rows without any laboratory value, at random.
-        format: what to write: a store, or symile-mimic, a miniature of that release with its file names, shapes and
-            types, for `pacx prepare symile-mimic`. There X-rays have 320 px, made from `size`; a row takes 1.5 MB.
+        format: what to write: a store, or a miniature of a public data set with its folders, file names, columns and
+            types, for `pacx prepare` of that name. In symile-mimic X-rays have 320 px, made from `size`, and a row
+            takes 1.5 MB.
         workers: processes; by default one per available core.
         overwrite: replace a finished store or release in `out`.
 

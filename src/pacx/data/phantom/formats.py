@@ -11,6 +11,7 @@ checksums is last.
 from __future__ import annotations
 
 import shutil
+import typing
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -24,12 +25,17 @@ from pacx.data.store_plan import full_disk_is_a_user_error
 
 __all__ = ["FORMATS", "Format", "Simulated", "check_format", "write_format"]
 
-Format = Literal["store", "symile-mimic", "chexchonet"]
+Format = Literal[
+    "store", "chestx6", "chexchonet", "chexpert", "covid-qu-ex", "covidx", "cxl-seg", "kermany", "medmod",
+    "mimic-cxr-jpg", "nih", "qata-cov19", "symile-mimic", "tb-shenzhen", "vindr",
+]  # fmt: skip
 
+_MINIATURES = "pacx.data.phantom.miniatures"
 FORMATS = {
-    "symile-mimic": "pacx.data.phantom.symile",
-    "chexchonet": "pacx.data.phantom.miniatures.chexchonet",
-}
+    name: f"{_MINIATURES}.{name.replace('-', '_')}"
+    for name in typing.get_args(Format)
+    if name not in {"store", "symile-mimic"}
+} | {"symile-mimic": "pacx.data.phantom.symile"}
 """format other than `store` -> module with check(config, manifest, out) and write(simulated, folder)"""
 
 LAST = "SHA256SUMS.txt"

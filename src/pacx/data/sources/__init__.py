@@ -33,9 +33,21 @@ SOURCES = {
     "folder": "every image below a folder; no labels",
     "table": "a CSV or Parquet table with a column of image paths",
     "labs": "a table of laboratory values, long or wide; no images",
-    "symile-mimic": "Symile-MIMIC 1.0.0: X-ray, ECG and labs of the same admission, as released",
+    "chestx6": "ChestX6: six classes from several data sets",
     "chexchonet": "CheXchoNet 1.0.0: X-rays within a year of an echocardiogram",
+    "chexpert": "CheXpert 1.0, full or small",
+    "covid-qu-ex": "COVID-QU-Ex: three classes, with lung masks",
+    "covidx": "COVIDx CXR-4: COVID-19 or not",
+    "cxl-seg": "CXL-Seg 1.0.0: lung masks for MIMIC-CXR",
+    "kermany": "Kermany: pneumonia in children",
+    "medmod": "MedMod: stays in intensive care with phenotypes and mortality",
+    "mimic-cxr-jpg": "MIMIC-CXR-JPG 2.1.0: findings read off the reports",
+    "nih": "NIH ChestX-ray14",
     "open-sample": "the openly licensed sample bundle: parts cxr, seg, ecg, labs",
+    "qata-cov19": "QaTa-COV19 v2: masks of infected regions",
+    "symile-mimic": "Symile-MIMIC 1.0.0: X-ray, ECG and labs of the same admission, as released",
+    "tb-shenzhen": "TB (Shenzhen): tuberculosis",
+    "vindr": "VinDr-CXR 1.0.0, DICOM or PNG: 19 findings by three readers",
 }
 """name on the command line -> what it reads; the module has the same name with underscores"""
 
@@ -119,7 +131,8 @@ def read_source(name: str, root: Path, *, options: Options) -> Manifest:
     manifest: Manifest = module.read(root, options=options)
     manifest.patients_of = options.patients_of or manifest.patients_of
     if card is not None:
-        check_counts(manifest, card, partial=options.partial, own_split=options.split == "own")
+        own_split = options.split == "own" and not redrawn
+        check_counts(manifest, card, partial=options.partial, own_split=own_split, part=options.part)
         drop_missing_files(manifest, partial=options.partial)
     table, shares, seed = manifest.table, options.split_fractions, options.seed
     if options.folds is not None:

@@ -51,6 +51,8 @@ class Card:
     files: tuple[str, ...]
     """what has to lie below the root, as glob patterns; the first line of help when something else was given"""
     expected: Expected = Expected()
+    expected_of_part: Mapping[str, Expected] = field(default_factory=dict)
+    """the same for each `--part`, where there are some"""
     patients_of: str = ""
     """namespace of the patient ids, see `Manifest.patients_of`; "" where ids are unknown"""
     use: str = ""
@@ -61,7 +63,9 @@ class Card:
     """what a row has, as far as the release goes; a plan counts bytes by it"""
 
 
-def check_counts(manifest: Manifest, card: Card, *, partial: bool, own_split: bool) -> None:
+def check_counts(
+    manifest: Manifest, card: Card, *, partial: bool, own_split: bool = True, part: str | None = None
+) -> None:
     """Hold what was read against the counts of the full release.
 
     Args:
@@ -69,18 +73,20 @@ def check_counts(manifest: Manifest, card: Card, *, partial: bool, own_split: bo
         card: what it should be.
         partial: only say what is missing.
         own_split: the manifest has the official split, so that the counts of its parts hold.
+        part: which part of the data set was read.
 
     Raises:
         PacxError: counts differ and `partial` is off; names each of them.
     """
-    differing = list(_differing(manifest, card.expected, own_split=own_split))
+    expected = card.expected if part is None else card.expected_of_part.get(part, Expected())
+    differing = list(_differing(manifest, expected, own_split=own_split))
     if not differing:
         return
     what = f"This is not the full release of {manifest.name}: {'; '.join(differing)}"
     if not partial:
         raise PacxError(
             f"{what}. Complete the download, or pass --partial true to prepare what is there"
-            f"{f' (counts: {card.expected.source})' if card.expected.source else ''}."
+            f"{f' (counts: {expected.source})' if expected.source else ''}."
         )
     log.warning("%s (accepted because of --partial)", what)
 

@@ -9,21 +9,39 @@ from __future__ import annotations
 import logging
 import os
 import zipfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from pacx.data.array_rows import split_row
 from pacx.data.manifest import Manifest
 from pacx.errors import PacxError
 
-__all__ = ["check_columns", "check_values", "drop_missing_files", "find_root", "one_of", "read_table", "unique_rows"]
+__all__ = [
+    "as_labels",
+    "check_columns",
+    "check_part",
+    "check_values",
+    "drop_missing_files",
+    "find_root",
+    "images_below",
+    "is_simulated",
+    "one_of",
+    "parse_age",
+    "read_table",
+    "settle_uncertain",
+    "unique_rows",
+]
 
 log = logging.getLogger("pacx")
 
 _SHOWN = 5
+_IMAGES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".bmp"})
+SIMULATED = "SIMULATED.txt"
+"""lies in the miniatures that `pacx simulate` makes"""
 
 
 def find_root(root: Path, *, name: str, needs: Sequence[str]) -> Path:
@@ -184,7 +202,9 @@ def drop_missing_files(manifest: Manifest, *, partial: bool, columns: Sequence[s
     there = np.ones(len(table), dtype=bool)
     for column in columns:
         if column in table:
-            there &= np.array([pd.isna(path) or _is_there(manifest.root / str(path), lists) for path in table[column]])
+            there &= np.array(
+                [pd.isna(path) or _is_there(split_row(manifest.root / str(path))[0], lists) for path in table[column]]
+            )
     if there.all():
         return
     missing = table.loc[~there, "path"].astype(str).tolist()
@@ -216,3 +236,92 @@ def _is_there(path: Path, lists: dict[Path, frozenset[str]]) -> bool:
 def _some(items: Sequence[str]) -> str:
     shown = ", ".join(items[:_SHOWN])
     return shown if len(items) <= _SHOWN else f"{shown} and {len(items) - _SHOWN} more"
+
+
+def images_below(folder: Path, pattern: str = "**/*") -> dict[str, Path]:
+    """Find image files by name; hidden files and other kinds are passed over.
+
+    Args:
+        folder: where to look.
+        pattern: of the files, relative to it.
+
+    Returns:
+        File name -> path, in the order of the paths.
+
+    Raises:
+        PacxError: two files of one name.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob(pattern)):
+        if path.suffix.lower() not in _IMAGES or path.name.startswith("."):
+            continue
+        if path.name in found:
+            raise PacxError(
+                f"Two files are called {path.name}: {found[path.name]} and {path}. The release has each name once; "
+                "remove one."
+            )
+        found[path.name] = path
+    return found
+
+
+def as_labels(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return 0/1 columns as float64, NaN = unknown.
+
+    Raises:
+        PacxError: a column holds something else.
+    """
+    for column in columns:
+        check_values(path, table[column], (0, 1))
+    return table[list(columns)].astype(np.float64)
+
+
+def settle_uncertain(
+    path: Path, table: pd.DataFrame, columns: Sequence[str], *, policy: Literal["unknown", "zero", "one"]
+) -> pd.DataFrame:
+    """Return columns of 1, 0, -1 (uncertain) and empty as labels, and say how many were uncertain.
+
+    Args:
+        path: the table, for messages.
+        table: its content.
+        columns: the label columns.
+        policy: what uncertain counts as: unknown (NaN), zero or one.
+
+    Raises:
+        PacxError: a column holds something else.
+    """
+    for column in columns:
+        check_values(path, table[column], (0, 1, -1))
+    labels = table[list(columns)].astype(np.float64)
+    uncertain = labels == -1
+    if uncertain.to_numpy().any():
+        counted = {"unknown": np.nan, "zero": 0.0, "one": 1.0}[policy]
+        log.info("%s: %d labels are uncertain and count as %s", path.name, int(uncertain.to_numpy().sum()), policy)
+        labels = labels.mask(uncertain, counted)
+    return labels
+
+
+def parse_age(values: pd.Series) -> pd.Series:
+    """Read ages in years, also written as 058Y, 011M or 023D; what no human reaches is NaN."""
+    text = values.astype("str").str.strip()
+    parts = text.str.extract(r"^0*(\d+)\s*([YMWD]?)$")
+    years = parts[0].astype(np.float64) / parts[1].map({"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}).fillna(1.0)
+    return years.where(years <= _OLDEST)
+
+
+_OLDEST = 120
+
+
+def check_part(name: str, part: str | None, allowed: Mapping[str, str]) -> None:
+    """Refuse a part that a source does not have.
+
+    Raises:
+        PacxError: names those that it has.
+    """
+    if part is not None and part not in allowed:
+        known = "; ".join(f"{one} ({about})" for one, about in allowed.items())
+        raise PacxError(f"{name} has no part {part!r}. Leave --part out for everything, or give one of: {known}.")
+
+
+def is_simulated(root: Path) -> bool:
+    """Say whether a folder is a miniature of simulated patients, whose ids are nobody's."""
+    return (root / SIMULATED).is_file()

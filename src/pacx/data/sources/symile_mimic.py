@@ -41,14 +41,26 @@ import pandas as pd
 from pacx.data.labs import PANEL
 from pacx.data.manifest import Manifest, Task
 from pacx.data.sources import Options
+from pacx.data.sources.card import Card
 from pacx.data.sources.symile_checks import Part, check_part
 from pacx.errors import PacxError
 
-__all__ = ["FINDINGS", "OPTIONS", "read"]
+__all__ = ["CARD", "FINDINGS", "OPTIONS", "read"]
 
 log = logging.getLogger("pacx")
 
 OPTIONS: tuple[str, ...] = ()
+
+CARD = Card(
+    title="Symile-MIMIC 1.0.0",
+    access="credentialed",
+    where="PhysioNet, doi:10.13026/3vvj-s428",
+    license="PhysioNet Credentialed Health Data License 1.5.0",
+    citation="Symile-MIMIC 1.0.0, PhysioNet, doi:10.13026/3vvj-s428; Saporta et al., NeurIPS 2024",
+    files=("train.csv", "data_npy"),
+    patients_of="mimic",
+    use="distillation, and alignment with the teachers",
+)
 
 FINDINGS = ("Atelectasis", "Cardiomegaly", "Edema", "Lung Opacity", "No Finding", "Pleural Effusion")
 
@@ -83,9 +95,9 @@ def read(root: Path, *, options: Options) -> Manifest:
         labs=labs.set_axis(pd.Index(table["image_id"], name="image_id")),
         lab_units={lab.name: lab.unit for lab in PANEL},
         license=license_,
-        citation="Symile-MIMIC 1.0.0, PhysioNet, doi:10.13026/3vvj-s428; Saporta et al., NeurIPS 2024",
+        citation=CARD.citation,
         about="chest X-ray, ECG and laboratory values of the same admission, from MIMIC-IV",
-        patients_of="" if license_.startswith("Simulated") else "mimic",
+        patients_of="" if license_.startswith("Simulated") else CARD.patients_of,
         root=root,
         image_reading={"stored": "imagenet"},
         ecg_reading={"layout": "symile"},
@@ -188,4 +200,4 @@ def _license(root: Path) -> str:
     path = root / "LICENSE.txt"
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
     first = next((line.strip() for line in lines if line.strip()), "")
-    return first or "PhysioNet Credentialed Health Data License 1.5.0"
+    return first or CARD.license

@@ -15,6 +15,7 @@ from pacx.evaluation.reporting.probe_tables import (
 from pacx.evaluation.reporting.side_tables import (
     alignment_table,
     attention_table,
+    faithfulness_table,
     physiology_table,
     segmentation_table,
 )
@@ -33,6 +34,7 @@ def all_tables(content: Mapping[str, Any]) -> list[Table]:
         tables += [labels_table(part, tones), subgroups_table(part, tones)]
     tables += [alignment_table(part, tones) for part in content["alignment"]]
     tables += [attention_table(part, tones) for part in content["attention"]]
+    tables += [faithfulness_table(part, tones) for part in content["attention"]]
     tables += [segmentation_table(part, tones) for part in content["segmentation"]]
     tables += [physiology_table(part, tones) for part in content["physiology"]]
     return [table for table in tables if table is not None]

@@ -9,6 +9,7 @@ from pacx.evaluation.reporting.collect import Record
 from pacx.evaluation.reporting.encoders import display_name
 from pacx.evaluation.reporting.tables import ABSENT, CLEAR, Cell
 from pacx.evaluation.reporting.wording import (
+    adjusted_p,
     count,
     decimal,
     interval,
@@ -75,7 +76,7 @@ def explained(part: Mapping[str, Any], name: Callable[[str], str]) -> str:
     text = "Mean AUROC over a group of tasks (number of tasks in brackets) at a share of the training labels"
     if part["baseline"]:
         text += f"; then the paired difference to {name(part['baseline'])}"
-        text += f", {CLEAR} if its interval excludes 0"
+        text += f", {CLEAR} if its interval excludes 0, and p adjusted (Holm) over the columns of a row"
     text += ". Brackets: 95 % interval over test patients. SD: between training seeds."
     if arm_facts(part):
         text += " R@10: how often an X-ray finds its own patient among the ten nearest; mean over runs."
@@ -113,6 +114,7 @@ def _score(found: Record | None) -> Cell:
     if not different:
         return Cell(decimal(found["value"]), detail)
     detail += f"; {signed(different['difference'])} {interval(different, sign=True)}"
+    detail += f", {adjusted_p(different)}" if adjusted_p(different) else ""
     return Cell(decimal(found["value"]), detail, clear=verdict(different) in {"higher", "lower"})
 
 

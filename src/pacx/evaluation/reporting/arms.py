@@ -20,6 +20,7 @@ import numpy as np
 from pacx.evaluation.reporting.collect import Record, Run, of_command
 from pacx.evaluation.reporting.encoders import describe_encoders
 from pacx.evaluation.reporting.probes import StoreProbes, headline_labels
+from pacx.statistics import holm
 
 __all__ = ["ENOUGH", "arms_part"]
 
@@ -65,6 +66,8 @@ def _describe(probes: StoreProbes, comparable: set[str], distilled: Sequence[Run
         }
         for label in labels
     ]
+    for arm in arms:
+        _adjust(arm["scores"])
     teachers = dict.fromkeys(name for arm in arms if arm["training"] for name in arm["training"]["retrieval"])
     named = [{**column, "tasks": list(column["tasks"])} for column in columns]
     return {"store": probes.store, "baseline": reference, "columns": named, "teachers": list(teachers), "arms": arms}
@@ -94,6 +97,13 @@ def _score(probes: StoreProbes, label: str, column: Record, baseline: str | None
         return {**found, "difference": None}
     compared = probes.group_scores.difference(label, baseline, tasks, fraction=fraction)
     return {**found, "difference": {key: compared[key] for key in ("difference", "low", "high", "p_value")}}
+
+
+def _adjust(scores: Iterable[Record | None]) -> None:
+    """Add p-values adjusted (Holm) over the columns of one arm to its differences."""
+    different = [score["difference"] for score in scores if score and score["difference"]]
+    for one, adjusted in zip(different, holm([one["p_value"] for one in different]), strict=True):
+        one["p_holm"] = float(adjusted)
 
 
 def _is_known(value: object) -> bool:

@@ -18,7 +18,7 @@ import yaml
 from pacx.errors import PacxError
 from pacx.runs import read_result
 
-__all__ = ["Record", "Run", "collect", "of_command", "recipe_of", "without_machine_paths"]
+__all__ = ["Record", "Run", "collect", "judged_by", "of_command", "recipe_of", "without_machine_paths"]
 
 Record = dict[str, Any]
 
@@ -97,6 +97,17 @@ def collect(paths: Sequence[Path], *, out: Path) -> list[Run]:
 def of_command(runs: Sequence[Run], *commands: str) -> list[Run]:
     """Pick the runs of some commands."""
     return [run for run in runs if run.command in commands]
+
+
+def judged_by(runs: Sequence[Run], *commands: str) -> list[Run]:
+    """Pick runs of some commands and pools of such runs, without the runs that a pool among them stands for.
+
+    These are known by name and time of start, wherever they lie now.
+    """
+    pools = [run for run in runs if run.command == "pool" and run.results.get("of") in commands]
+    pooled = {(one["name"], one["started"]) for run in pools for one in run.inputs["runs"]["members"]}
+    single = [run for run in of_command(runs, *commands) if (run.folder.name, run.content.get("started")) not in pooled]
+    return [run for run in runs if run in single or run in pools]
 
 
 def without_machine_paths(value: Any) -> Any:

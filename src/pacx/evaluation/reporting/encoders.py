@@ -13,13 +13,22 @@ under one label are told apart by their folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from pacx.errors import PacxError
 from pacx.evaluation.reporting.collect import Record, Run
 
-__all__ = ["choose_baseline", "describe_encoders", "display_name", "encoder_label", "store_key", "store_name"]
+__all__ = [
+    "choose_baseline",
+    "describe_encoders",
+    "display_name",
+    "encoder_label",
+    "same_store",
+    "store_key",
+    "store_name",
+]
 
 _WORDS = {"mae": "MAE", "pacx": "PaCX", "ecg": "ECG", "vit": "ViT", "lora": "LoRA", "labs": "labs"}
 _TONES = {"mae": "mae", "pacx": "pacx", "random": "random"}
@@ -83,6 +92,33 @@ def store_key(run: Run) -> str:
     store = run.inputs.get("store", {})
     key = str(store.get("hash") or store.get("name") or run.config.get("store"))
     return f"{key} {store.get('split_hash') or ''}".strip()
+
+
+def same_store(runs: Sequence[Run]) -> list[list[Run]]:
+    """Gather runs that may be set side by side: on one store and split, by one protocol.
+
+    Where a store was judged by the paper's protocol and by the honest one, the former's runs get a store of another
+    name, as in `nih (paper protocol)`: they answer another question.
+    """
+    by_key: dict[tuple[str, bool], list[Run]] = {}
+    for run in runs:
+        by_key.setdefault((store_key(run), _is_paper(run)), []).append(run)
+    return [
+        [_with_store(run, f"{store_name(run)} (paper protocol)") for run in own]
+        if paper and (key, False) in by_key
+        else own
+        for (key, paper), own in by_key.items()
+    ]
+
+
+def _is_paper(run: Run) -> bool:
+    protocol = run.results.get("protocol")
+    return isinstance(protocol, dict) and protocol.get("name") == "paper"
+
+
+def _with_store(run: Run, name: str) -> Run:
+    store = {**run.inputs.get("store", {}), "name": name}
+    return dataclasses.replace(run, content={**run.content, "inputs": {**run.inputs, "store": store}})
 
 
 def store_name(run: Run) -> str:

@@ -1,4 +1,7 @@
-"""Alignment, attention and segmentation of several encoders side by side, with paired differences to a baseline."""
+"""Alignment, attention and segmentation of several encoders side by side, with paired differences to a baseline.
+
+A pool (`pacx pool`) counts as one encoder, and the runs that it joins are not shown beside it.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ import pandas as pd
 
 from pacx.errors import PacxError
 from pacx.evaluation.comparison import compare_attention
-from pacx.evaluation.reporting.collect import Record, Run, of_command
-from pacx.evaluation.reporting.encoders import describe_encoders, encoder_label, store_key, store_name
+from pacx.evaluation.curve_areas import compare_faithfulness
+from pacx.evaluation.reporting.collect import Record, Run, judged_by
+from pacx.evaluation.reporting.encoders import describe_encoders, encoder_label, same_store, store_name
 from pacx.statistics import paired_mean_difference
 
 __all__ = ["alignment_part", "attention_part", "segmentation_part"]
@@ -24,37 +28,36 @@ def alignment_part(runs: Sequence[Run], *, baseline: str | None) -> list[Record]
     """Describe all `align` runs, one entry per store: encoders with their teachers' numbers, differences."""
     return [
         _side_by_side(own, _alignment_entry, table="alignment", compare=_compare_alignment, baseline=baseline)
-        for own in _groups(of_command(runs, "align"))
+        for own in same_store(judged_by(runs, "align"))
     ]
 
 
 def attention_part(runs: Sequence[Run], *, baseline: str | None) -> list[Record]:
-    """Describe all `explain` runs, one entry per store: encoders with mass and area by region, differences."""
-    return [
-        _side_by_side(own, _attention_entry, table="mass", compare=_compare_attention, baseline=baseline)
-        for own in _groups(of_command(runs, "explain"))
-    ]
+    """Describe all `explain` runs, one entry per store: encoders with mass and area by region, differences.
+
+    `faithfulness` of an encoder holds the areas of its deletion curves, `faithfulness_differences` those to the
+    baseline; each encoder is judged by its own head.
+    """
+    parts = []
+    for own in same_store(judged_by(runs, "explain")):
+        part = _side_by_side(own, _attention_entry, table="mass", compare=_compare_attention, baseline=baseline)
+        curves = _side_by_side(own, _attention_entry, table="curves", compare=_compare_curves, baseline=baseline)
+        parts.append({**part, "faithfulness_differences": curves["differences"]})
+    return parts
 
 
 def segmentation_part(runs: Sequence[Run], *, baseline: str | None) -> list[Record]:
     """Describe all `segment` runs, one entry per store and mask: encoders with Dice and IoU, differences."""
     parts = []
-    for same_store in _groups(of_command(runs, "segment")):
-        masks = list(dict.fromkeys(str(run.results.get("mask", "mask")) for run in same_store))
+    for on_store in same_store(judged_by(runs, "segment")):
+        masks = list(dict.fromkeys(str(run.results.get("mask", "mask")) for run in on_store))
         for mask in masks:
-            own = [run for run in same_store if str(run.results.get("mask", "mask")) == mask]
+            own = [run for run in on_store if str(run.results.get("mask", "mask")) == mask]
             part = _side_by_side(
                 own, _segmentation_entry, table="scores", compare=_compare_segmentation, baseline=baseline
             )
             parts.append({**part, "mask": mask})
     return parts
-
-
-def _groups(runs: Sequence[Run]) -> list[list[Run]]:
-    by_store: dict[str, list[Run]] = {}
-    for run in runs:
-        by_store.setdefault(store_key(run), []).append(run)
-    return list(by_store.values())
 
 
 def _side_by_side(
@@ -100,11 +103,15 @@ def _table(run: Run, name: str) -> pd.DataFrame | None:
 
 
 def _alignment_entry(run: Run) -> Record:
-    return {"teachers": run.results.get("teachers", {})}
+    return {"teachers": run.results.get("teachers", {}), "protocol": run.results.get("protocol")}
 
 
 def _attention_entry(run: Run) -> Record:
-    return {key: run.results.get(key) for key in ("mass", "area", "excess", "num_images", "method")}
+    found = run.results.get("faithfulness")
+    return {
+        **{key: run.results.get(key) for key in ("mass", "area", "excess", "num_images", "method", "head")},
+        "faithfulness": {key: item for key, item in found.items() if key != "curves"} if found else None,
+    }
 
 
 def _segmentation_entry(run: Run) -> Record:
@@ -129,6 +136,13 @@ def _compare_attention(table: pd.DataFrame, reference: pd.DataFrame) -> list[Rec
         return []
     return [
         {str(key): item for key, item in row.items()} for row in compare_attention(table, reference).to_dict("records")
+    ]
+
+
+def _compare_curves(table: pd.DataFrame, reference: pd.DataFrame) -> list[Record]:
+    return [
+        {"metric": metric, "difference": one.value, "low": one.low, "high": one.high, "p_value": one.p_value}
+        for metric, one in compare_faithfulness(table, reference).items()
     ]
 
 

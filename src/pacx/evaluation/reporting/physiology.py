@@ -13,7 +13,7 @@ import pandas as pd
 
 from pacx.errors import PacxError
 from pacx.evaluation.lab_scores import METRICS, compare_physiology
-from pacx.evaluation.reporting.collect import Record, Run, of_command
+from pacx.evaluation.reporting.collect import Record, Run, judged_by
 from pacx.evaluation.reporting.encoders import describe_encoders, encoder_label, store_key, store_name
 from pacx.evaluation.reporting.forests import Forest, Row, difference_mark, mark, number
 from pacx.evaluation.reporting.views import Tones, readable
@@ -31,10 +31,7 @@ _TITLES = {
 
 def shown_physiology(runs: Sequence[Run]) -> list[Run]:
     """Pick physiology runs and pools of them, without the runs that a pool among them stands for."""
-    pools = [run for run in runs if run.command == "pool" and run.results.get("of") == "physiology"]
-    pooled = {(one["name"], one["started"]) for run in pools for one in run.inputs["runs"]["members"]}
-    own = of_command(runs, "physiology")
-    return pools + [run for run in own if (run.folder.name, run.content.get("started")) not in pooled]
+    return judged_by(runs, "physiology")
 
 
 def physiology_label(run: Run) -> str:

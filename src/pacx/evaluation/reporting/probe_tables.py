@@ -60,7 +60,7 @@ def group_differences_table(part: Record, tones: Tones) -> Table | None:
         named("groups", part["store"]),
         f"Linear probes by group of tasks: {part['store']}",
         f"Mean AUROC of {found['baseline']} over each group of tasks, and by how much the other encoders differ from "
-        f"it (paired). {_MARKED}",
+        f"it (paired); p: adjusted (Holm) over the rows of an encoder. {_MARKED}",
         ["tasks", "labels", found["baseline"], *(one["name"] for one in found["compared"])],
         rows,
         num_names=2,
@@ -105,7 +105,7 @@ def _multiplicity(part: Record, tones: Tones) -> list[str]:
         by_encoder[row["encoder"]] = by_encoder.get(row["encoder"], 0) + (row.get("p_holm") is not None)
     if not any(by_encoder.values()):
         return []
-    families = ", ".join(f"{number} of {tones.name(label)}" for label, number in by_encoder.items())
+    families = ", ".join(f"{by_encoder[label]} of {tones.name(label)}" for label in tones.sort(by_encoder))
     most = max(by_encoder.values())
     least = 2 * most / (DRAWS + 1)
     text = (

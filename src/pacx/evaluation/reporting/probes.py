@@ -1,6 +1,7 @@
 """Probes of several encoders side by side, with paired differences to a baseline.
 
-* One entry per store. A task stands for itself by its only label, or by `macro`, the mean over its labels.
+* One entry per store and protocol (`encoders.same_store`). A task stands for itself by its only label, or by `macro`,
+  the mean over its labels.
 * Fine-tuned encoders (`pacx finetune`) stand beside probed ones: their results have the same form.
 * A pool of probes (`pacx pool`) counts as one encoder, and the runs that it joins are not shown beside it.
 * Differences are drawn patient by patient, the same draws for both encoders (`pacx.evaluation.comparison`).
@@ -17,11 +18,12 @@ import pandas as pd
 
 from pacx.errors import PacxError
 from pacx.evaluation.comparison import compare_probes
-from pacx.evaluation.reporting.collect import Record, Run, of_command
-from pacx.evaluation.reporting.encoders import encoder_label, store_key, store_name
+from pacx.evaluation.reporting.collect import Record, Run, judged_by
+from pacx.evaluation.reporting.encoders import encoder_label, same_store, store_name
 from pacx.evaluation.reporting.group_scores import GroupScores
 from pacx.evaluation.reporting.measured import calibration_curves, measures_of
 from pacx.scoring import MACRO
+from pacx.statistics import holm
 
 __all__ = ["DRAWS", "StoreProbes", "gather_probes", "headline_labels", "probe_part", "shown_probes"]
 
@@ -57,22 +59,13 @@ class StoreProbes:
 
 
 def shown_probes(runs: Sequence[Run]) -> list[Run]:
-    """Pick probes and pools of probes, without the probes that a pool among them stands for.
-
-    These are known by name and time of start, wherever they lie now.
-    """
-    pools = [run for run in runs if run.command == "pool" and run.results.get("of") in _PROBED]
-    pooled = {(one["name"], one["started"]) for run in pools for one in run.inputs["runs"]["members"]}
-    single = [run for run in of_command(runs, *_PROBED) if (run.folder.name, run.content.get("started")) not in pooled]
-    return [run for run in runs if run in single or run in pools]
+    """Pick probes and pools of probes, without the probes that a pool among them stands for."""
+    return judged_by(runs, *_PROBED)
 
 
 def gather_probes(runs: Sequence[Run]) -> list[StoreProbes]:
-    """Collect probes and pools of probes, one entry per store."""
-    by_store: dict[str, list[Run]] = {}
-    for run in runs:
-        by_store.setdefault(store_key(run), []).append(run)
-    return [_gather(own) for own in by_store.values()]
+    """Collect probes and pools of probes, one entry per store and protocol."""
+    return [_gather(own) for own in same_store(runs)]
 
 
 def _gather(runs: Sequence[Run]) -> StoreProbes:
@@ -146,6 +139,9 @@ def _compare(part: Record, probes: StoreProbes, label: str, baseline: str) -> No
         stands = {task: headline[task] for task in tasks}
         found = probes.group_scores.difference(label, baseline, stands, fraction=fraction)
         part["group_differences"].append({**names, "group": group, "fraction": fraction, **found})
+    own = [row for row in part["group_differences"] if row["encoder"] == label]
+    for row, adjusted in zip(own, holm([row["p_value"] for row in own]), strict=True):
+        row["p_holm"] = float(adjusted)
 
 
 def _summary(run: Run) -> list[Record]:

@@ -12,7 +12,7 @@ from pacx.evaluation.reporting.tables import Cell, Table, difference_cell, numbe
 from pacx.evaluation.reporting.views import Tones, readable
 from pacx.evaluation.reporting.wording import percent, points
 
-__all__ = ["alignment_table", "attention_table", "physiology_table", "segmentation_table"]
+__all__ = ["alignment_table", "attention_table", "faithfulness_table", "physiology_table", "segmentation_table"]
 
 _MARKED = "Differences are paired; ● marks intervals that exclude 0."
 _OVERLAP = {"dice": "Dice", "iou": "IoU"}
@@ -39,7 +39,7 @@ def alignment_table(part: Record, tones: Tones) -> Table:
     return Table(
         named("alignment", part["store"]),
         f"Alignment: {part['store']}",
-        "The read-out in numbers; R@k is from X-ray to teacher. R² 0 is what predicting the training mean scores. "
+        f"{_fitted(part)} R@k is from X-ray to teacher. R² 0 is what predicting the training mean scores. "
         "“Shuffled” repeats everything after dealing the embeddings of the teacher out anew: it must fall to chance, "
         "else the evaluation leaks.",
         ["teacher", "encoder", "R²", "centred cosine", "R@1", "R@5", "R@10", "shuffled: cosine", "shuffled: R@10"],
@@ -47,6 +47,20 @@ def alignment_table(part: Record, tones: Tones) -> Table:
         num_names=2,
         notes=part["notes"],
     )
+
+
+def _fitted(part: Record) -> str:
+    """Say by which protocol the read-out was fitted, and on whom."""
+    protocols = [one["protocol"] for one in part["encoders"] if one.get("protocol")]
+    if not protocols:
+        return "The read-out in numbers."
+    words = []
+    for name, rows in dict.fromkeys((one["name"], one["fit_on"]) for one in protocols):
+        if name == "paper":
+            words.append("as published: penalty 10, fitted on the training rows, centred on the test rows")
+        else:
+            words.append(f"honest: fitted on {'validation' if rows == 'val' else 'training'} rows, centred on those")
+    return f"The read-out in numbers ({'; '.join(words)})."
 
 
 def _way(found: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -75,6 +89,35 @@ def attention_table(part: Record, tones: Tones) -> Table | None:
         differs=lambda row, region: row["region"] == region,
         factor=100.0,
     )
+
+
+def faithfulness_table(part: Record, tones: Tones) -> Table | None:
+    """Show the areas of deletion and insertion curves; None where no head was asked."""
+    judged = [one for one in part["encoders"] if one.get("faithfulness")]
+    if not judged:
+        return None
+    about = dict.fromkeys(str((one.get("head") or {}).get("task")) for one in judged)
+    return _side_by_side(
+        {**part, "encoders": judged, "differences": part["faithfulness_differences"]},
+        tones,
+        kind="faithfulness",
+        names=_AREAS,
+        caption=(
+            f"Area under the probability of {', '.join(map(readable, about))} against the share of patches removed "
+            f"(deletion) or inserted. A gain is over the random order of the same encoder and head. {_MARKED}"
+        ),
+        value=lambda entry, key: value_cell(entry["faithfulness"].get(key)),
+        differs=lambda row, key: row["metric"] == key,
+    )
+
+
+_AREAS = {
+    "deletion": "deletion (low is good)",
+    "insertion": "insertion (high is good)",
+    "random": "random order",
+    "deletion_gain": "deletion: gain over random",
+    "insertion_gain": "insertion: gain over random",
+}
 
 
 def segmentation_table(part: Record, tones: Tones) -> Table | None:

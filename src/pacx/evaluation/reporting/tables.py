@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pacx.evaluation.reporting.wording import decimal, interval, is_known, signed, verdict
+from pacx.evaluation.reporting.wording import adjusted_p, decimal, interval, is_known, signed, verdict
 
 __all__ = ["ABSENT", "CLEAR", "Cell", "Table", "difference_cell", "number_cell", "value_cell"]
 
@@ -78,9 +78,7 @@ def difference_cell(found: Mapping[str, Any] | None, digits: int = 3, *, factor:
     if not found or not is_known(found.get("difference")):
         return Cell(ABSENT)
     shown = {key: factor * found[key] for key in ("difference", "low", "high") if is_known(found.get(key))}
-    detail = [interval(shown, digits, sign=True)]
-    if is_known(found.get("p_holm")):
-        detail.append(f"p {found['p_holm']:.2g}" if found["p_holm"] >= 0.001 else "p < .001")
+    detail = [interval(shown, digits, sign=True), adjusted_p(found)]
     text = signed(shown["difference"], digits)
     return Cell(text, ", ".join(filter(None, detail)), clear=verdict(found) in {"higher", "lower"})
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 __all__ = [
-    "count", "decimal", "duration", "interval", "is_known", "memory", "percent", "points", "share", "signed", "times",
-    "verdict",
+    "adjusted_p", "count", "decimal", "duration", "interval", "is_known", "memory", "percent", "points", "share",
+    "signed", "times", "verdict",
 ]  # fmt: skip
+
 
 _MINUS = "−"  # a true minus sign is as wide as a plus
 
@@ -38,6 +39,13 @@ def interval(found: Mapping[str, Any] | None, digits: int = 3, *, sign: bool = F
         return ""
     write = signed if sign else decimal
     return f"[{write(found['low'], digits)}, {write(found['high'], digits)}]"
+
+
+def adjusted_p(found: Mapping[str, Any]) -> str:
+    """Write the adjusted p-value of a difference: 0.012, or < .001; nothing where there is none."""
+    if not is_known(found.get("p_holm")):
+        return ""
+    return f"p {found['p_holm']:.2g}" if found["p_holm"] >= 0.001 else "p < .001"
 
 
 def percent(value: Any, digits: int = 1) -> str:
