@@ -87,12 +87,16 @@ def simulated(arguments: Mapping[str, Any]) -> Volume:
 def prepared(arguments: Mapping[str, Any]) -> Volume | None:
     """Return what `prepare` will make of a full release; None where its size is not known beforehand."""
     card = card_of(arguments["source"])
-    if card is None or (card.expected.rows is None and not card.expected.splits):
+    if card is None:
         return None
-    expected = card.expected
-    rows = sum(expected.splits.values()) if expected.rows is None else expected.rows
-    official = arguments["split"] == "own" and not arguments["redraw_split"] and arguments["folds"] is None
-    splits = _share_out(rows, arguments["split_fractions"], known=expected.splits if official else {})
+    part = arguments["part"]
+    expected = card.expected if part is None else card.expected_of_part.get(part, card.expected)
+    usual = expected.splits if part else card.usual_splits or expected.splits
+    rows = expected.rows or sum(usual.values())
+    if not rows:
+        return None
+    redrawn = arguments["redraw_split"] or arguments["folds"] is not None
+    splits = _share_out(rows, arguments["split_fractions"], known={} if redrawn else usual)
     holds = card.holds
     return Volume(splits, arguments["size"], "mask" in holds, "ecg" in holds, _NUM_LABS if "labs" in holds else 0)
 

@@ -60,7 +60,9 @@ class Card:
     reference_split: str = ""
     """what `--split reference` does; "" where there is no other split than the own one"""
     holds: tuple[Literal["image", "mask", "ecg", "labs"], ...] = ("image",)
-    """what a row has, as far as the release goes; a plan counts bytes by it"""
+    """what a row has, for plans"""
+    usual_splits: Mapping[str, int] = field(default_factory=dict)
+    """rows of the published split, for plans; the own split has about as many, and nothing is held against them"""
 
 
 def check_counts(
