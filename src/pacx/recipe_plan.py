@@ -81,10 +81,10 @@ def _missing(plans: Sequence[Recipe]) -> list[str]:
 
 def _who_has(plan: Recipe, name: str, root: Root) -> str:
     if root.about:
-        return f"{root.about} ({root.path})"
+        return root.about
     card = next(_cards(plan, name, root), None)
     if card is not None:
-        return f"{card.title}, {card.access} access: {card.where} ({root.path})"
+        return f"{card.title} ({card.access}): {card.where}"
     if root.path.parts[:1] == ("runs",):
         return f"{root.path}, which an earlier recipe makes: `pacx run {'/'.join(root.path.parts[1:3])}`"
     return str(root.path)

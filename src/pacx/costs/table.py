@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from pacx.costs.gpus import GPUS, GpuName, gpu_hours
@@ -11,7 +12,8 @@ from pacx.recipe_file import Recipe, Step
 
 __all__ = ["cost_table"]
 
-_WIDTHS = (23, 9, 14, 8, 8, 8, 7, 12)
+_WIDTHS = (27, 8, 14, 8, 8, 8, 7, 10)
+_WIDTH = 100
 _UNKNOWN, _NONE = "?", "-"
 _BYTES = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}
 _PREFIXES = {"E": 1e18, "P": 1e15, "T": 1e12, "G": 1e9}
@@ -30,40 +32,62 @@ def cost_table(plans: Sequence[Recipe], *, gpu: GpuName, utilisation: float) -> 
         PacxError: a utilisation that cannot be.
     """
     known = Known()
-    lines = [_line("step", "command", "rows x epochs", "disk", "memory", "GPU", "FLOP", f"{gpu} time"), "-" * 100]
+    lines = [_line("step", "command", "rows x epochs", "disk", "memory", "GPU", "FLOP", f"{gpu} time"), "-" * _WIDTH]
     everything: list[Need | None] = []
     too_large: list[str] = []
     for plan in plans:
         counted = [(step, need(step, known)) for step in plan.steps]
         if len(plans) > 1:
-            lines.append(f"{plan.name}: {plan.title}"[:100])
-        for step, one in counted:
-            lines.append(_step(step, one, gpu=gpu, utilisation=utilisation))
-            if one is not None and one.gpu_memory > GPUS[gpu].memory:
-                too_large.append(step.full_name)
+            lines.append(plan.name)
+            lines += _by_command(counted, gpu=gpu, utilisation=utilisation)
+        else:
+            lines += [_row(step.name, step.command, one, gpu=gpu, utilisation=utilisation) for step, one in counted]
+        too_large += [step.full_name for step, one in counted if one and one.gpu_memory > GPUS[gpu].memory]
         everything += [one for _, one in counted]
-    lines += ["-" * 100, _total(everything, gpu=gpu, utilisation=utilisation), ""]
-    return "\n".join([*lines, *_notes(everything, known, too_large, gpu=gpu, utilisation=utilisation)])
+    lines += ["-" * _WIDTH, _total(everything, gpu=gpu, utilisation=utilisation), ""]
+    return "\n".join([*lines, *_wrapped(_notes(everything, known, too_large, gpu=gpu, utilisation=utilisation))])
 
 
-def _step(step: Step, one: Need | None, *, gpu: GpuName, utilisation: float) -> str:
+def _wrapped(notes: Sequence[str]) -> list[str]:
+    return [line for note in notes for line in textwrap.wrap(note, width=_WIDTH, subsequent_indent="  ")]
+
+
+def _by_command(counted: Sequence[tuple[Step, Need | None]], *, gpu: GpuName, utilisation: float) -> list[str]:
+    """Write a line for the steps of each command, in the order of the first of each."""
+    lines = []
+    for command in dict.fromkeys(step.command for step, _ in counted):
+        needs = [one for step, one in counted if step.command == command]
+        known = [one for one in needs if one is not None]
+        if known == [Need()] * len(needs):
+            continue  # reports and the like
+        name = f"  {len(needs)} steps" if len(needs) > 1 else "  1 step"
+        alike = len({(one.rows, one.epochs) for one in known}) == 1
+        total = _sum(known)._replace(rows=known[0].rows * alike, epochs=known[0].epochs * alike) if known else None
+        lines.append(_row(name, command, total, gpu=gpu, utilisation=utilisation, at_least=len(known) < len(needs)))
+    return lines
+
+
+def _row(name: str, command: str, one: Need | None, *, gpu: GpuName, utilisation: float, at_least: bool = False) -> str:
     if one is None:
-        return _line(step.name, step.command, *[_UNKNOWN] * 6)
+        return _line(name, command, *[_UNKNOWN] * 6)
     rows = f"{one.rows:,} x {one.epochs}" if one.epochs else f"{one.rows:,}" if one.rows else _NONE
-    return _line(step.name, step.command, rows, *_amounts(one, gpu=gpu, utilisation=utilisation))
+    return _line(name, command, rows, *_amounts(one, gpu=gpu, utilisation=utilisation)) + (" +?" if at_least else "")
 
 
 def _total(everything: Sequence[Need | None], *, gpu: GpuName, utilisation: float) -> str:
-    """Sum up what adds up; memory is that of the step which takes most."""
     counted = [one for one in everything if one is not None]
-    total = Need(
-        disk=sum(one.disk for one in counted),
-        memory=max((one.memory for one in counted), default=0),
-        gpu_memory=max((one.gpu_memory for one in counted), default=0),
-        flops=sum(one.flops for one in counted),
-    )
     name = "in all" if len(counted) == len(everything) else "in all, at least"
-    return _line(name, "", "", *_amounts(total, gpu=gpu, utilisation=utilisation))
+    return _line(name, "", "", *_amounts(_sum(counted), gpu=gpu, utilisation=utilisation))
+
+
+def _sum(needs: Sequence[Need]) -> Need:
+    """Sum up what adds up; memory is that of the step which takes most."""
+    return Need(
+        disk=sum(one.disk for one in needs),
+        memory=max((one.memory for one in needs), default=0),
+        gpu_memory=max((one.gpu_memory for one in needs), default=0),
+        flops=sum(one.flops for one in needs),
+    )
 
 
 def _amounts(one: Need, *, gpu: GpuName, utilisation: float) -> list[str]:
@@ -101,7 +125,9 @@ def _notes(
     if known.assumed:
         notes.append(f"Taken to be a ViT-B/16 at 224 px: {', '.join(sorted(known.assumed))}.")
     if None in everything:
-        notes.append("?: how much its data set holds is not known before it is there.")
+        notes.append(
+            "?: how much the data set holds is not known before it is there; +?: and that of one of the steps."
+        )
     if too_large:
         notes.append(
             f"More than an {gpu} has: {', '.join(too_large)}. Use a smaller batch_size with accumulate or devices, or "
