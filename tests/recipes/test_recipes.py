@@ -14,6 +14,7 @@ from PIL import Image
 pytest.importorskip("lightning")
 
 from pacx.data.phantom.cohort import simulate
+from pacx.data.sources import SOURCES, source_module
 from pacx.models.encoder import load_encoder
 from pacx.recipe import read_recipe, run
 from pacx.runs import read_result
@@ -23,16 +24,17 @@ SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
 TINY: dict[str, dict[str, Any]] = {
     "simulate": {"patients": 60, "size": 32},
-    "prepare": {"size": 36},
+    "prepare": {"size": 36, "workers": 1},
     "pretrain": {"width": 32, "depth": 2, "heads": 2, "patch_size": 8, "decoder_width": 16, "decoder_depth": 1,
                  "decoder_heads": 2, "epochs": 2, "warmup_epochs": 1, "batch_size": 16, "workers": 0},
     "fit-ecg": {"epochs": 1, "warmup_epochs": 0},
     "fit-labs": {"epochs": 2, "warmup_steps": 1, "hidden": 32, "dim": 16},
     "distill": {"epochs": 2, "warmup_epochs": 1, "batch_size": 16, "workers": 0},
     "probe": {"seeds": 1, "draws": 20, "fractions": [1.0]},
+    "convert": {},
     "align": {"draws": 20},
-    "segment": {"epochs": 3, "warmup_epochs": 1, "batch_size": 8, "train_images": 16},
-    "explain": {"draws": 20, "num_images": 8, "num_figures": 2},
+    "segment": {"epochs": 3, "warmup_epochs": 1, "batch_size": 8, "train_images": 16, "workers": 0},
+    "explain": {"draws": 20, "num_images": 8, "num_figures": 2, "steps": 2},
     "physiology": {"draws": 20},
     "pool": {"draws": 20},
     "report": {},
@@ -57,6 +59,10 @@ def tiny(recipe: Path, folder: Path) -> Path:
     content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     for step in content["steps"].values():
         step.update(TINY[step["command"]])
+        if step.get("source") in SOURCES and hasattr(source_module(step["source"]), "CARD"):
+            step["partial"] = True
+        if step["command"] == "probe" and "epochs" in step:
+            step["epochs"] = 2
         if "for" in step:
             step["for"] = {key: values[:2] if key == "seed" else values for key, values in step["for"].items()}
         if "image_size" in step:
