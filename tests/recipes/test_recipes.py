@@ -58,11 +58,14 @@ def tiny(recipe: Path, folder: Path) -> Path:
     """Write a copy of a recipe that runs in seconds; the chain itself is untouched."""
     content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     for step in content["steps"].values():
+        fractions = step.get("fractions", ())
         step.update(TINY[step["command"]])
         if step.get("source") in SOURCES and hasattr(source_module(step["source"]), "CARD"):
             step["partial"] = True
         if step["command"] == "probe" and "epochs" in step:
             step["epochs"] = 2
+        if step["command"] == "probe" and 0.01 in fractions:
+            step["fractions"] = [0.1, 1.0]
         if "for" in step:
             step["for"] = {key: values[:2] if key == "seed" else values for key, values in step["for"].items()}
         if "image_size" in step:
