@@ -14,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from conftest import Outside
+from outside_roots import Outside
 from test_recipes import RECIPES, tiny
 
 from pacx.data.store import Store
@@ -62,7 +62,7 @@ class Whole(NamedTuple):
     out: Path
 
 
-@pytest.fixture(scope="module", params=["paper", "reference"])
+@pytest.fixture(scope="module", params=["paper", pytest.param("reference", marks=pytest.mark.slow)])
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, outside: Outside) -> Whole:
     """Run a whole chain once."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -140,6 +140,7 @@ def test_arms_are_distilled_as_the_whole_method_is(kind: str) -> None:
         assert differing - {"store", "encoder"} == changed  # banks: the same ones, from outside
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["covidx", "kermany"])
 def test_what_the_authors_code_can_do_beyond_the_paper_runs_too(name: str, tmp_path: Path, outside: Outside) -> None:
     recipe = make_tiny("reference", tmp_path) / f"{name}.yaml"
