@@ -104,7 +104,7 @@ def test_a_recipe_is_not_run_by_several_processes(tmp_path: Path, monkeypatch: p
 def test_a_step_tells_its_name_to_the_processes_that_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr("pacx.recipe.load", lambda _: lambda **_: seen.append(os.environ.get("PACX_STEP")))
-    monkeypatch.setattr("pacx.recipe.check_arguments", lambda _, __, arguments: arguments)
+    monkeypatch.setattr("pacx.recipe_file.check_arguments", lambda _, __, arguments: arguments)
     run(recipe(tmp_path, "  a: {command: note}\n  b: {command: note}\n"), out=tmp_path / "out")
     assert seen == ["a", "b"]
     assert "PACX_STEP" not in os.environ

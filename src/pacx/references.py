@@ -5,16 +5,17 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pacx.errors import PacxError
 
-__all__ = ["Resolver", "expand"]
+__all__ = ["ELSEWHERE", "Resolver", "expand"]
 
 _REFERENCE = re.compile(r"\{([^{}]+)\}")
 _FRESH = re.compile(r"random:(.+?)(?::\d+)?")  # random:FOLDER:SEED reads the folder
+ELSEWHERE = ("timm:", "hf-hub:")  # names of weights that are no files
 _SEVERAL = re.compile(r"\{[^{}:]*[*?][^{}:]*\}")  # as in {probe-*} or {pacx-?}
 
 
@@ -63,8 +64,16 @@ def _fill(part: object, values: Mapping[str, Any]) -> Any:
 class Resolver:
     """Replaces `{...}` in a step's arguments and remembers what was referred to."""
 
-    def __init__(self, step: str, *, roots: Mapping[str, Path], earlier: Mapping[str, str], planned_only: bool) -> None:
-        self.step, self.roots, self.earlier, self.planned_only = step, roots, earlier, planned_only
+    def __init__(
+        self,
+        step: str,
+        *,
+        roots: Mapping[str, Path],
+        earlier: Mapping[str, str],
+        planned_only: bool,
+        made: Sequence[Path] = (),
+    ) -> None:
+        self.step, self.roots, self.earlier, self.planned_only, self.made = step, roots, earlier, planned_only, made
         self.reads: list[str] = []
         self.outside: list[Path] = []
 
@@ -115,7 +124,10 @@ class Resolver:
         return self.earlier[name]
 
     def _note_outside(self, path: Path) -> None:
-        if not path.exists() and not self.planned_only:
+        if str(path).startswith(ELSEWHERE):
+            return
+        to_come = self.planned_only or any(path.is_relative_to(folder) for folder in self.made)
+        if not path.exists() and not to_come:
             raise PacxError(
                 f"Step {self.step!r} reads {path}, which is not there. Say where it is with --root NAME=PATH."
             )

@@ -12,8 +12,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pacx.models.encoder import Encoder, EncoderConfig
-from pacx.models.flops import encoder_flops, mae_forward_flops, mae_step_flops
+from pacx.models.flops import (
+    encoder_flops,
+    lora_step_flops,
+    mae_forward_flops,
+    mae_step_flops,
+    mask_decoder_flops,
+)
+from pacx.models.heads import SegmentationDecoder
 from pacx.models.mae import MaskedAutoencoder
+from pacx.models.student import Student
 from pacx.preprocess import Preprocess
 
 torch.set_num_threads(1)
@@ -91,3 +99,21 @@ def test_the_table_of_sizes_in_the_docs_is_what_the_formulas_give() -> None:
         parameters = sum(parameter.numel() for parameter in models[0].encoder.parameters())
         steps = " | ".join(f"{mae_step_flops(model) / 1e9:.1f}" for model in models)
         assert f"| {size} | {parameters / 1e6:.1f} M | {steps} |" in page
+
+
+def test_a_step_of_lora_takes_what_pytorch_counts_and_what_is_written() -> None:
+    """The tokens of a whole pass are asked for; the last block for the class token alone asks for less."""
+    student = Student(Encoder(config()), {"ecg": 8}, rank=2).to("meta")
+    images = torch.empty(3, 1, 32, 32, device="meta")
+    assert 3 * lora_step_flops(config(), rank=2) == counted(lambda: student.encoder.tokens(images).sum().backward())
+    three = Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3)
+    assert round(lora_step_flops(EncoderConfig.named("base", preprocess=three), rank=8) / 1e9, 1) == 72.7
+
+
+@pytest.mark.parametrize("patch_size", [8, 16])
+def test_a_mask_decoder_takes_what_pytorch_counts(patch_size: int) -> None:
+    shape = EncoderConfig(Preprocess(image_size=64), patch_size=patch_size, width=24, depth=1, heads=3)
+    decoder = SegmentationDecoder(24, grid=shape.grid, patch_size=patch_size).to("meta")
+    tokens = torch.empty(2, shape.num_patches, 24, device="meta")
+    assert 2 * mask_decoder_flops(shape) == counted(lambda: decoder(tokens))
+    assert 2 * mask_decoder_flops(shape, step=True) == counted(lambda: decoder(tokens).sum().backward())

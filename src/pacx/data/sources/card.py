@@ -59,6 +59,10 @@ class Card:
     """what the paper uses it for"""
     reference_split: str = ""
     """what `--split reference` does; "" where there is no other split than the own one"""
+    holds: tuple[Literal["image", "mask", "ecg", "labs"], ...] = ("image",)
+    """what a row has, for plans"""
+    usual_splits: Mapping[str, int] = field(default_factory=dict)
+    """rows of the published split, for plans; the own split has about as many, and nothing is held against them"""
 
 
 def check_counts(

@@ -54,6 +54,7 @@ CARD = Card(
     patients_of="chexchonet",
     use="test: composite of hypertrophy and dilation (probe, label efficiency, attention)",
     reference_split="by image, stratified by the composite, seed 42: 20 % test, then 10 % of the rest val",
+    usual_splits={"train": 51_543, "val": 5_728, "test": 14_318},
 )
 
 

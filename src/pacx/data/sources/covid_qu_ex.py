@@ -50,6 +50,7 @@ CARD = Card(
     ),
     patients_of="covid-qu-ex",
     use="test: three classes (probe), lungs (segmentation)",
+    holds=("image", "mask"),
 )
 
 

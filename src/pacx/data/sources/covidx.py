@@ -46,6 +46,7 @@ CARD = Card(
     patients_of="covidx",
     use="test in the code of the authors: COVID-19 (not among the nine of the paper)",
     reference_split="all images pooled, by image, stratified, seed 42: 20 % test, then 10 % of the rest val",
+    usual_splits={"train": 61_068, "val": 6_786, "test": 16_964},
 )
 
 

@@ -48,6 +48,8 @@ CARD = Card(
     patients_of="mimic",
     use="test: lungs (segmentation)",
     reference_split="the official split as it is, whoever is in several parts",
+    holds=("image", "mask"),
+    usual_splits={"train": 194_660, "val": 24_332, "test": 24_332},
 )
 
 

@@ -47,6 +47,7 @@ CARD = Card(
     patients_of="kermany",
     use="test in the code of the authors: pneumonia (not among the nine of the paper)",
     reference_split="all images pooled, by image, stratified, seed 42: 20 % test, then 10 % of the rest val",
+    usual_splits={"train": 4_215, "val": 469, "test": 1_172},
 )
 
 

@@ -68,6 +68,7 @@ CARD = Card(
     patients_of="nih",
     use="test: 14 findings (probe, label efficiency)",
     reference_split="official test; 15 % of the other images val, by image, seed 42",
+    usual_splits={"train": 73_545, "val": 12_979, "test": 25_596},
 )
 
 

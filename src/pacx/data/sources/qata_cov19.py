@@ -48,6 +48,8 @@ CARD = Card(
     patients_of="qata-cov19",
     use="test: infected regions (segmentation)",
     reference_split="official test; 10 % of the training images val, seed 42",
+    holds=("image", "mask"),
+    usual_splits={"train": 6_430, "val": 715, "test": 2_113},
 )
 
 

@@ -60,6 +60,8 @@ CARD = Card(
     files=("train.csv", "data_npy"),
     patients_of="mimic",
     use="distillation, and alignment with the teachers",
+    holds=("image", "ecg", "labs"),
+    usual_splits={"train": 10_000, "val": 750, "test": 464},
 )
 
 FINDINGS = ("Atelectasis", "Cardiomegaly", "Edema", "Lung Opacity", "No Finding", "Pleural Effusion")

@@ -49,6 +49,7 @@ CARD = Card(
     patients_of="shenzhen",
     use="test: tuberculosis (probe)",
     reference_split="by image, stratified, seed 42: 20 % test, then 15 % of the rest val",
+    usual_splits={"train": 449, "val": 80, "test": 133},
 )
 
 

@@ -65,6 +65,7 @@ CARD = Card(
     patients_of="vindr",
     use="test: 19 findings (probe, label efficiency)",
     reference_split="official test; 10 % of the training images val, by image, seed 42",
+    usual_splits={"train": 13_500, "val": 1_500, "test": 3_000},
 )
 
 
