@@ -325,6 +325,7 @@ def segment(root: Path, name: str) -> None:
         run.finish(
             {
                 "mask": "lung", "encoder": encoder_path(root, name), "num_test": 100, "split": "test",
+                "protocol": "small",
                 "dice": bootstrap_mean(table["dice"], table["patient_id"], draws=100),
                 "iou": bootstrap_mean(table["iou"], table["patient_id"], draws=100),
             }

@@ -29,7 +29,7 @@ from pacx.preprocess import fit_square
 
 __all__ = ["COARSE", "FINE", "Copy", "Fingerprints", "find_copies", "fingerprints", "joined"]
 
-COARSE, FINE = 0.85, 0.8
+COARSE, FINE = 0.9, 0.8
 """correlations from which on two images count as copies"""
 
 _COARSE_EDGE, _FINE_EDGE = 16, 64
@@ -89,30 +89,25 @@ def find_copies(of: Fingerprints, *, coarse: float = COARSE, fine: float = FINE)
     for start in range(0, len(straight), _BLOCK):
         for other in range(start, len(straight), _BLOCK):
             block = slice(start, start + _BLOCK), slice(other, other + _BLOCK)
-            found: dict[tuple[int, int], Copy] = {}
+            best: dict[tuple[int, int], Copy] = {}
             for is_mirrored, against in ((False, straight), (True, mirrored)):
-                alike = np.argwhere(straight[block[0]] @ against[block[1]].T >= coarse)
-                for first, second in alike:
-                    if start + first < other + second:
-                        _confirm(found, of.fine, start + first, other + second, mirrored=is_mirrored, fine=fine)
-            yield from found.values()
+                alike = np.argwhere(straight[block[0]] @ against[block[1]].T >= coarse) + np.array([start, other])
+                for copy in _confirmed(of.fine, alike[alike[:, 0] < alike[:, 1]], mirrored=is_mirrored, fine=fine):
+                    known = best.get((copy.first, copy.second))
+                    if known is None or copy.correlation > known.correlation:
+                        best[copy.first, copy.second] = copy
+            yield from best.values()
 
 
-def _confirm(
-    found: dict[tuple[int, int], Copy],
-    details: npt.NDArray[np.float16],
-    first: int,
-    second: int,
-    *,
-    mirrored: bool,
-    fine: float,
-) -> None:
-    """Add a pair if its details agree, in place of one that fits worse."""
-    pair = details[[first, second]].astype(np.float32)
-    correlation = float(pair[0] @ (_mirror(pair[1:])[0] if mirrored else pair[1]))
-    known = found.get((first, second))
-    if correlation >= fine and (known is None or correlation > known.correlation):
-        found[first, second] = Copy(int(first), int(second), correlation, mirrored)
+def _confirmed(
+    details: npt.NDArray[np.float16], pairs: npt.NDArray[np.int64], *, mirrored: bool, fine: float
+) -> Iterator[Copy]:
+    """Yield those of the pairs (n, 2) whose details agree."""
+    for part in np.array_split(pairs, len(pairs) // _BLOCK + 1):
+        first, second = (details[part[:, side]].astype(np.float32) for side in (0, 1))
+        correlations = np.einsum("ij,ij->i", first, _mirror(second) if mirrored and len(second) else second)
+        for place in np.flatnonzero(correlations >= fine):
+            yield Copy(int(part[place, 0]), int(part[place, 1]), float(correlations[place]), mirrored)
 
 
 def _ranks(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -47,6 +47,12 @@ class Member:
         return dict(self.content["results"])
 
     @property
+    def protocol(self) -> dict[str, Any]:
+        """How it was judged; some commands note a name alone."""
+        noted = self.results.get("protocol") or {}
+        return {"name": noted} if isinstance(noted, str) else dict(noted)
+
+    @property
     def store(self) -> dict[str, Any]:
         """Name and hashes of the store that it was tested on."""
         return dict(self.content["inputs"].get("store") or {})
@@ -131,7 +137,7 @@ def _check_different(members: Sequence[Member]) -> None:
 
 def _settings(member: Member) -> dict[str, Any]:
     """How it was judged; draws may differ, since the pool draws anew."""
-    protocol = {key: value for key, value in member.results.get("protocol", {}).items() if key != "draws"}
+    protocol = {key: value for key, value in member.protocol.items() if key != "draws"}
     asked = {key: member.results.get(key) for key in ("mask", "method", "shuffled_teachers")}
     return {**protocol, **asked, "seeds": member.content["config"].get("seeds")}
 

@@ -83,7 +83,7 @@ def pool(
         found, tables = POOLED[command](members, draws)
         for table, rows in tables.items():
             rows.to_parquet(run.artefact(table, f"{table}.parquet"))
-        protocol = {**members[0].results.get("protocol", {}), "draws": draws, **design(members)}
+        protocol = {**members[0].protocol, "draws": draws, **design(members)}
         return run.finish({**found, "of": command, "encoder_name": label, "protocol": protocol})
 
 
