@@ -34,6 +34,8 @@ from benchmarks.xray_files import Kind, draw_patients, write_files
 from pacx.data.store import Store
 
 STORED = 256
+_LOOK = 1.0
+"""seconds between looks at memory: summing up a process's pages takes time of the cores that are measured"""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class _Run:
             if rows is not None and _done(folder / "store") >= rows:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-            time.sleep(0.1)
+            time.sleep(_LOOK)
         if rows is None and process.returncode:
             raise SystemExit(f"pacx prepare ended with {process.returncode}")
         num_files = sum(1 for _ in (folder / "files").iterdir())
