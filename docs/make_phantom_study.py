@@ -127,8 +127,8 @@ def _claims(judged: list[dict[str, Any]]) -> Iterator[str]:
     yield (
         "\n## Claim by claim\n\n**Seen**: the interval lies on the side that the claim names, or, where no "
         "difference, no gain or no loss is claimed, does not exclude it. **Opposite**: it lies on the other side. "
-        "**Not seen**: it does not decide. That an interval holds 0 does not prove that there is no difference; how large "
-        "one could be is what its ends say. Intervals are not adjusted for the number of claims.\n"
+        "**Not seen**: it does not decide. That an interval holds 0 does not prove that there is no difference; "
+        "how large one could be is what its ends say. Intervals are not adjusted for the number of claims.\n"
     )
     yield "| claim | | difference | decided by |\n|---|---|---|---|"
     for one in judged:

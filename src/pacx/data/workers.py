@@ -14,6 +14,8 @@ from pacx.errors import PacxError
 
 __all__ = ["available_cores", "end_with_parent", "threads_each", "worker_pool"]
 
+_KEEP_FREED = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+"""glibc: keep what an image took for the next one, where asking the system anew each time costs a quarter of reading"""
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -36,7 +38,7 @@ def worker_pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
     """
     context = multiprocessing.get_context("spawn")
     with (
-        threads_each(1),
+        threads_each(1, keep_freed=True),
         ProcessPoolExecutor(num_workers, mp_context=context, initializer=end_with_parent) as pool,
     ):
         try:
@@ -63,10 +65,16 @@ def end_with_parent() -> None:
 
 
 @contextmanager
-def threads_each(num_threads: int) -> Iterator[None]:
-    """Keep workers' linear algebra from starting a thread per core in each of them; they inherit these settings."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, str(num_threads)))
+def threads_each(num_threads: int, *, keep_freed: bool = False) -> Iterator[None]:
+    """Keep workers' linear algebra from starting a thread per core in each of them; they inherit these settings.
+
+    Args:
+        num_threads: threads of each worker.
+        keep_freed: let workers keep freed memory for their next image.
+    """
+    wanted = {**dict.fromkeys(_THREADS, str(num_threads)), **(_KEEP_FREED if keep_freed else {})}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:
