@@ -1,7 +1,7 @@
-"""Write docs/phantom_study.md and .json: `python docs/make_phantom_study.py runs/phantom --commit COMMIT`.
+"""Write docs/phantom_study.md and .json: `python docs/make_phantom_study.py runs/phantom --commits study=COMMIT ...`.
 
-The page's numbers are those of the parts' `report.json`; none is typed by hand. A part whose runs are there is taken
-from them, with the commit at which it ran; what is known of the others is kept from phantom_study.json. Parts that did
+The page's numbers are those of the parts' `report.json`; none is typed by hand. A part that a commit is named for is taken
+from its runs; what is known of the others is kept from phantom_study.json. Parts that did
 not run are said to be missing, and so are the claims that rest on them.
 """
 
@@ -54,13 +54,13 @@ PARTS = {
 _KEPT = ("title", "baseline", "encoders", "findings", "arms", "alignment", "attention", "segmentation")
 
 
-def main(root: Path, commit: str) -> None:
-    """Write page, numbers and figures; parts without runs below `root` stay as they are."""
+def main(root: Path, commits: Mapping[str, str]) -> None:
+    """Write page, numbers and figures; parts that no commit is given for stay as they are."""
     target = Path(__file__).with_name("phantom_study.json")
     parts = json.loads(target.read_text(encoding="utf-8")).get("parts", {}) if target.is_file() else {}
     for part in PARTS:
-        if (root / part / "report" / "report.json").is_file():
-            parts[part] = {"commit": commit, **_read(root / part)}
+        if part in commits:
+            parts[part] = {"commit": commits[part], **_read(root / part)}
     reports = {f"{part}/{name}": one for part in PARTS for name, one in parts.get(part, {}).get("reports", {}).items()}
     claims = [judge(claim, reports) for claim in CLAIMS]
     text = json.dumps({"claims": claims, "parts": parts}, indent=1, sort_keys=True)
@@ -166,6 +166,6 @@ def _section(part: str, found: Mapping[str, Any]) -> Iterator[str]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", type=Path)
-    parser.add_argument("--commit", required=True, help="at which the parts below root ran")
+    parser.add_argument("--commits", nargs="*", default=[], help="PART=COMMIT of parts below root to read anew")
     arguments = parser.parse_args()
-    main(arguments.root, arguments.commit)
+    main(arguments.root, dict(one.split("=", 1) for one in arguments.commits))
