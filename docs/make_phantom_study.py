@@ -1,4 +1,6 @@
-"""Write docs/phantom_study.md and .json: `python docs/make_phantom_study.py runs/phantom --commits study=COMMIT ...`.
+"""Write docs/phantom_study.md and .json from the runs of the parts.
+
+    python docs/make_phantom_study.py runs/phantom --commits study=COMMIT ablations=COMMIT ...
 
 The page's numbers are those of the parts' `report.json`; none is typed by hand. A part that a commit is named for is taken
 from its runs; what is known of the others is kept from phantom_study.json. Parts that did
@@ -159,7 +161,9 @@ def _section(part: str, found: Mapping[str, Any]) -> Iterator[str]:
         falls = ", ".join(f"{arm} {fall:.3f}" for arm, fall in found["last_falls"].items())
         yield (
             f"How much the validation loss still fell in the last third of the trainings with holes: {falls} (means "
-            "over seeds, each on its own validation rows)."
+            "over seeds, each on its own validation rows). Where it no longer falls, the rows are used up and more "
+            "steps cannot help; where it does, they can. So the number of steps decides whether incomplete rows show "
+            "their worth: compare `report-holes` with `report-holes-short`."
         )
 
 
