@@ -2,9 +2,9 @@
 
     python docs/make_phantom_study.py runs/phantom --commits study=COMMIT ablations=COMMIT ...
 
-The page's numbers are those of the parts' `report.json`; none is typed by hand. A part that a commit is named for is taken
-from its runs; what is known of the others is kept from phantom_study.json. Parts that did
-not run are said to be missing, and so are the claims that rest on them.
+The page's numbers are those of the parts' `report.json`; none is typed by hand. A part that a commit is named for is
+taken from its runs; what is known of the others is kept from phantom_study.json. Parts that did not run are said to be
+missing, and so are the claims that rest on them.
 """
 
 from __future__ import annotations
