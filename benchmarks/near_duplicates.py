@@ -76,7 +76,7 @@ def measure(folder: Path, *, quick: bool, data: Path | None) -> dict[str, Any]:
         stores["open sample"] = folder / "real"
         prepare("open-sample", data, part="cxr", size=128, workers=1, out=stores["open sample"])
     results = {name: _measure(folder, name, Store.open(path), copies) for name, path in stores.items()}
-    return {"limits": {"coarse": COARSE, "fine": FINE}, "sets": results}
+    return {"rounds": 1, "limits": {"coarse": COARSE, "fine": FINE}, "sets": results}
 
 
 def _measure(folder: Path, name: str, store: Store, num_copies: int) -> dict[str, Any]:

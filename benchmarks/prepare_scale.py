@@ -74,6 +74,7 @@ def measure(folder: Path, sizes: Sizes) -> dict[str, Any]:
     ours = len(files) / (first.seconds + second.seconds)
     return {
         "sizes": vars(sizes),
+        "rounds": 1,
         "killed_after_rows": first.rows,
         "rows_done_again": first.rows + second.rows_to_do - len(files),
         "images_per_second": {"ours": round(ours, 1), "plain loop": round(plain, 1)},
