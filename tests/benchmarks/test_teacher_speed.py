@@ -44,7 +44,7 @@ def test_memory_is_that_of_the_process_and_its_children() -> None:
 
 def test_worker_processes_need_not_load_torch_to_read_the_main_program_again() -> None:
     code = "import sys, benchmarks.teachers; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.slow

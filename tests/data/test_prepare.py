@@ -233,11 +233,13 @@ def test_reading_processes_do_not_outlive_a_killed_parent(tmp_path: Path) -> Non
         child = int(parent.stdout.readline())
         parent.send_signal(signal.SIGKILL)
     for _ in range(100):
-        if not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text():
-            return
+        ended = not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text()
+        if ended:
+            break
         time.sleep(0.05)
-    os.kill(child, signal.SIGKILL)
-    pytest.fail("the child outlived its parent by 5 s")
+    else:
+        os.kill(child, signal.SIGKILL)
+    assert ended, "the child outlived its parent by 5 s"
 
 
 def test_an_unfinished_store_is_not_continued_with_other_files_or_settings(

@@ -55,18 +55,18 @@ def _value(table, metric, rule="", *, label="sick", column="value", **wanted):
 
 
 @pytest.fixture(scope="module")
-def test_scores():
+def of_test():
     return _predictions(seed=1, seeds=(0, 1))
 
 
 @pytest.fixture(scope="module")
-def val_scores():
+def of_val():
     return _predictions(seed=2, seeds=(0, 1))
 
 
 @pytest.fixture(scope="module")
-def table(test_scores, val_scores):
-    return measure(test_scores, val_scores, MANIFEST, draws=100)
+def table(of_test, of_val):
+    return measure(of_test, of_val, MANIFEST, draws=100)
 
 
 def _by_seed(predictions, label):
@@ -84,8 +84,8 @@ def test_every_row_has_a_known_rule_and_all_columns(table):
 
 
 @pytest.mark.parametrize("label", ["sick", "worse"])
-def test_values_are_those_of_scikit_learn_averaged_over_seeds(table, test_scores, label):
-    pairs = _by_seed(test_scores, label)
+def test_values_are_those_of_scikit_learn_averaged_over_seeds(table, of_test, label):
+    pairs = _by_seed(of_test, label)
     expected = {
         ("auroc", ""): roc_auc_score,
         ("average_precision", ""): average_precision_score,
@@ -98,8 +98,8 @@ def test_values_are_those_of_scikit_learn_averaged_over_seeds(table, test_scores
         assert _value(table, metric, rule, label=label) == pytest.approx(mean, abs=1e-9)
 
 
-def test_the_macro_f1_is_that_of_scikit_learn(table, test_scores):
-    sides = [_by_seed(test_scores, label) for label in ("sick", "worse")]
+def test_the_macro_f1_is_that_of_scikit_learn(table, of_test):
+    sides = [_by_seed(of_test, label) for label in ("sick", "worse")]
     macros = [
         f1_score(np.stack([y for y, _ in of_seed], 1), np.stack([s >= 0 for _, s in of_seed], 1), average="macro")
         for of_seed in zip(*sides, strict=True)
@@ -107,17 +107,17 @@ def test_the_macro_f1_is_that_of_scikit_learn(table, test_scores):
     assert _value(table, "f1", "half", label=MACRO) == pytest.approx(np.mean(macros), abs=1e-9)
 
 
-def test_the_auroc_and_its_interval_are_those_of_the_summary(table, test_scores):
-    summary = summarise(test_scores, draws=100).mean
+def test_the_auroc_and_its_interval_are_those_of_the_summary(table, of_test):
+    summary = summarise(of_test, draws=100).mean
     for label in ("sick", "worse", MACRO):
         for column in ("value", "low", "high"):
             found = _value(table, "auroc", label=label, column=column)
             assert found == pytest.approx(summary["t", label, 1.0][column], abs=1e-12)
 
 
-def test_thresholds_come_from_the_validation_rows_of_the_same_seed(table, test_scores, val_scores):
+def test_thresholds_come_from_the_validation_rows_of_the_same_seed(table, of_test, of_val):
     f1, sensitivity, chosen = [], [], []
-    for (y, s), (y_val, s_val) in zip(_by_seed(test_scores, "sick"), _by_seed(val_scores, "sick"), strict=True):
+    for (y, s), (y_val, s_val) in zip(_by_seed(of_test, "sick"), _by_seed(of_val, "sick"), strict=True):
         chosen.append(f1_threshold(y_val, s_val))
         f1.append(rates(y, s, threshold=chosen[-1])["f1"])
         sensitivity.append(rates(y, s, threshold=specificity_threshold(y_val, s_val))["sensitivity"])
@@ -127,41 +127,41 @@ def test_thresholds_come_from_the_validation_rows_of_the_same_seed(table, test_s
     assert _value(table, "f1", "half", column="threshold") == 0.5
 
 
-def test_without_validation_scores_only_the_threshold_of_one_half_is_left(test_scores):
-    bare = measure(test_scores, None, MANIFEST, draws=20)
+def test_without_validation_scores_only_the_threshold_of_one_half_is_left(of_test):
+    bare = measure(of_test, None, MANIFEST, draws=20)
     assert np.isnan(_value(bare, "f1", "val_f1"))
     assert _value(bare, "f1", "val_f1", column="note") == "no validation scores of both classes"
     assert np.isfinite(_value(bare, "f1", "half"))
 
 
-def test_a_column_of_one_class_is_undefined_and_left_out_of_the_mean(test_scores, val_scores):
-    lonely = test_scores.copy()
+def test_a_column_of_one_class_is_undefined_and_left_out_of_the_mean(of_test, of_val):
+    lonely = of_test.copy()
     lonely.loc[lonely["label"] == "worse", "target"] = 0
-    found = measure(lonely, val_scores, MANIFEST, draws=20)
+    found = measure(lonely, of_val, MANIFEST, draws=20)
     for metric, rule in (("auroc", ""), ("f1", "half"), ("accuracy", "half"), ("brier", ""), ("calibration_error", "")):
         assert np.isnan(_value(found, metric, rule, label="worse"))
         assert _value(found, metric, rule, label="worse", column="note") == "one class in the test split"
         assert _value(found, metric, rule, label=MACRO) == _value(found, metric, rule, label="sick")
 
 
-def test_delong_stands_beside_the_bootstrap_only_where_every_patient_has_one_image(table, test_scores, val_scores):
+def test_delong_stands_beside_the_bootstrap_only_where_every_patient_has_one_image(table, of_test, of_val):
     assert "delong" not in set(table["rule"])
     single = _predictions(seed=1, seeds=(0, 1), per_patient=1)
-    found = measure(single, val_scores, MANIFEST, draws=20)
+    found = measure(single, of_val, MANIFEST, draws=20)
     pairs = _by_seed(single, "sick")
     expected = delong_interval(pairs[0][0], np.stack([score for _, score in pairs], axis=1))
     for column, number in expected._asdict().items():
         assert _value(found, "auroc", "delong", column=column) == pytest.approx(number)
 
 
-def test_subgroups_are_those_of_the_manifest_with_the_thresholds_of_the_whole(table, test_scores):
+def test_subgroups_are_those_of_the_manifest_with_the_thresholds_of_the_whole(table, of_test):
     groups = table[table["subgroup_kind"] != ""].groupby("subgroup_kind")["subgroup"].unique()
     assert {kind: list(names) for kind, names in groups.items()} == {
         "age": ["<40", "40-59", "60-79", ">=80"],
         "sex": ["F", "M"],  # the view is the same for all
     }
     women = MANIFEST.loc[MANIFEST["sex"] == "F", "image_id"]
-    own = test_scores[test_scores["image_id"].isin(women)]
+    own = of_test[of_test["image_id"].isin(women)]
     expected = np.mean([roc_auc_score(y, s) for y, s in _by_seed(own, "sick")])
     which = {"subgroup_kind": "sex", "subgroup": "F"}
     assert _value(table, "auroc", **which) == pytest.approx(expected)
@@ -177,9 +177,9 @@ def test_a_group_with_few_positives_is_undefined_and_says_so(table):
     assert _value(table, "auroc", column="note", **which) == "fewer than 10 positives or negatives"
 
 
-def test_subgroups_are_measured_at_the_largest_fraction(val_scores):
+def test_subgroups_are_measured_at_the_largest_fraction(of_val):
     scores = _predictions(seed=1, fractions=(0.1, 1.0))
-    found = measure(scores, val_scores, MANIFEST, draws=10)
+    found = measure(scores, of_val, MANIFEST, draws=10)
     assert set(found.loc[found["subgroup_kind"] == "", "fraction"]) == {0.1, 1.0}
     assert set(found.loc[found["subgroup_kind"] != "", "fraction"]) == {1.0}
 
@@ -211,9 +211,9 @@ def test_several_labels_of_the_same_images_are_no_classes(table):
     assert "argmax" not in set(table["rule"])
 
 
-def test_a_seed_that_could_not_learn_a_label_is_left_out_of_its_mean(test_scores, val_scores):
-    fewer = test_scores[~((test_scores["seed"] == 1) & (test_scores["label"] == "worse"))]
-    found = measure(fewer, val_scores, MANIFEST, draws=20)
-    (y, s), _ = _by_seed(test_scores, "worse")
+def test_a_seed_that_could_not_learn_a_label_is_left_out_of_its_mean(of_test, of_val):
+    fewer = of_test[~((of_test["seed"] == 1) & (of_test["label"] == "worse"))]
+    found = measure(fewer, of_val, MANIFEST, draws=20)
+    (y, s), _ = _by_seed(of_test, "worse")
     assert _value(found, "auroc", label="worse") == pytest.approx(roc_auc_score(y, s))
     assert [_value(found, "auroc", label=label, column="num_seeds") for label in ("worse", "sick")] == [1, 2]

@@ -78,7 +78,10 @@ def test_another_learning_rate_needs_no_forward_pass(
 ):
     run(pairs, encoder_path, tmp_path / "a", train_images=50)
     monkeypatch.setattr(Encoder, "tokens", None)
-    run(pairs, encoder_path, tmp_path / "b", train_images=50, learning_rate=1e-3)
+    again = run(pairs, encoder_path, tmp_path / "b", train_images=50, learning_rate=1e-3)
+    first = read_result(tmp_path / "a")["results"]
+    assert again["num_test"] == first["num_test"] > 0
+    assert again["dice"]["value"] != first["dice"]["value"]  # it was trained, and otherwise
 
 
 def test_rotated_images_are_trained_on_with_masks_rotated_alike(
