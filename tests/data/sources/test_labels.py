@@ -12,7 +12,7 @@ import pytest
 
 from pacx.data.manifest import Manifest
 from pacx.data.sources import Options, chestx6, chexpert, covid_qu_ex, medmod, nih, read_source, vindr
-from pacx.data.sources.reading import parse_age
+from pacx.data.sources.values import parse_age
 from pacx.errors import PacxError
 
 

@@ -36,7 +36,8 @@ FORMATS = {
     for name in typing.get_args(Format)
     if name not in {"store", "symile-mimic"}
 } | {"symile-mimic": "pacx.data.phantom.symile"}
-"""format other than `store` -> module with check(config, manifest, out) and write(simulated, folder)"""
+"""format other than `store` -> module with write(simulated, folder) and, if not every cohort will do,
+check(config, manifest, out)"""
 
 LAST = "SHA256SUMS.txt"
 
@@ -57,7 +58,9 @@ def check_format(name: str, *, config: Mapping[str, Any], manifest: Manifest, ou
         PacxError: an argument does not fit the format, the cohort is too small for it, or the disk.
     """
     if name in FORMATS:
-        import_module(FORMATS[name]).check(config, manifest, out)
+        check = getattr(import_module(FORMATS[name]), "check", None)
+        if check is not None:
+            check(config, manifest, out)
 
 
 def write_format(name: str, simulated: Simulated, out: Path) -> None:

@@ -5,7 +5,8 @@ A source is a module here with
 * a docstring: what the data set is, its size, what the labels mean, who may get it, citation, known faults,
 * `OPTIONS`, the names of the options that it uses,
 * `read(root, *, options) -> Manifest`, which lists files and reads tables but no pixels, and
-* for a public data set `CARD`: access, licence, citation and the counts of the full release,
+* for a public data set `CARD`: access, counts of the full release, and what `read_source` adds to the manifest, which
+  is licence, citation and whose the patient ids are,
 
 and one line in `SOURCES`. Paths in the table are relative to `Manifest.root`. Reading pixels, in parallel and
 restartable, is the same for all of them: `pacx.data.prepare`.
@@ -24,7 +25,7 @@ from pacx.data.labs.texts import TimeUnit
 from pacx.data.manifest import Manifest
 from pacx.data.sources.card import Card, check_counts
 from pacx.data.sources.exclusion import exclude_listed
-from pacx.data.sources.reading import drop_missing_files, is_simulated
+from pacx.data.sources.reading import SIMULATED_LICENSE, drop_missing_files, is_simulated
 from pacx.data.splits import fold_patients, split_patients
 from pacx.errors import PacxError
 
@@ -131,13 +132,15 @@ def read_source(name: str, root: Path, *, options: Options) -> Manifest:
     if not root.exists():
         raise PacxError(f"{root} does not exist. Give the folder or table that `pacx prepare {name}` should read.")
     manifest: Manifest = module.read(root, options=options)
-    manifest.patients_of = options.patients_of or manifest.patients_of
     if card is not None:
-        if is_simulated(root) or is_simulated(manifest.root):
-            manifest.patients_of = options.patients_of  # nobody's ids
+        simulated = is_simulated(root) or is_simulated(manifest.root)
+        manifest.license = manifest.license or (SIMULATED_LICENSE if simulated else card.license)
+        manifest.citation = manifest.citation or card.citation
+        manifest.patients_of = "" if simulated else card.patients_of  # of a miniature, they are nobody's ids
         own_split = options.split == "own" and not redrawn
         check_counts(manifest, card, partial=options.partial, own_split=own_split, part=options.part)
         drop_missing_files(manifest, partial=options.partial)
+    manifest.patients_of = options.patients_of or manifest.patients_of
     table, shares, seed = manifest.table, options.split_fractions, options.seed
     if options.folds is not None:
         table["split"] = fold_patients(table, folds=options.folds, fold=options.fold, fractions=shares, seed=seed)

@@ -27,7 +27,7 @@ from pacx.data.manifest import Manifest, Task
 from pacx.data.sources import Options
 from pacx.data.sources.card import Card, Expected
 from pacx.data.sources.reading import find_root
-from pacx.data.sources.repair import keep_patients_together
+from pacx.data.sources.splitting import keep_patients_together
 from pacx.data.sources.trees import class_folders
 
 __all__ = ["CARD", "CLASSES", "OPTIONS", "read"]
@@ -75,8 +75,6 @@ def read(root: Path, *, options: Options) -> Manifest:
         "chestx6",
         table,
         tasks={"classes": Task("classes", ("class",), "multiclass", "finding", "folder of the image", CLASSES)},
-        license=CARD.license,
-        citation=CARD.citation,
         about="chest X-rays in six classes, from several data sets",
         patients_of="chestx6",
         root=root,

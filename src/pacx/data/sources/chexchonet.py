@@ -32,15 +32,17 @@ import pandas as pd
 from pacx.data.manifest import Manifest, Task
 from pacx.data.sources import Options
 from pacx.data.sources.card import Card, Expected
-from pacx.data.sources.reading import check_values, find_root, one_of, read_table, unique_rows
-from pacx.data.sources.reference_split import reference_split
+from pacx.data.sources.reading import find_root, one_of, read_table, unique_rows
+from pacx.data.sources.splitting import reference_split
+from pacx.data.sources.values import check_values
 from pacx.data.splits import split_patients
 
 __all__ = ["CARD", "ECHO", "OPTIONS", "read"]
 
-OPTIONS = ("split_fractions", "seed")
+OPTIONS = ("seed",)
 
 COMPOSITE = "composite_slvh_dlv"
+_SHARES = (0.72, 0.08, 0.2)
 ECHO = ("slvh", "dlv", "heart_transplant", "lung_transplant", "pacemaker_or_icd")
 
 CARD = Card(
@@ -86,7 +88,7 @@ def read(root: Path, *, options: Options) -> Manifest:
     if options.split == "reference":
         table["split"] = reference_split(table, test=0.2, val=0.1, stratify=source[COMPOSITE])
     else:
-        table["split"] = split_patients(table, fractions=options.split_fractions, seed=options.seed, stratify=COMPOSITE)
+        table["split"] = split_patients(table, fractions=_SHARES, seed=options.seed, stratify=COMPOSITE)
     return Manifest(
         "chexchonet",
         table,
@@ -94,9 +96,6 @@ def read(root: Path, *, options: Options) -> Manifest:
             "composite": Task("composite", (COMPOSITE,), "binary", "physiology", "severe hypertrophy or dilation"),
             "echo": Task("echo", ECHO, "multilabel", "physiology", "findings of the echocardiogram and the history"),
         },
-        license=CARD.license,
-        citation=CARD.citation,
         about="chest X-rays within a year of an echocardiogram",
-        patients_of=CARD.patients_of,
         root=root,
     )

@@ -31,13 +31,8 @@ import pandas as pd
 from pacx.data.manifest import Manifest, Task
 from pacx.data.sources import Options
 from pacx.data.sources.card import Card, Expected
-from pacx.data.sources.reading import (
-    check_part,
-    find_root,
-    read_table,
-    settle_uncertain,
-    unique_rows,
-)
+from pacx.data.sources.reading import check_part, find_root, read_table, unique_rows
+from pacx.data.sources.values import settle_uncertain
 from pacx.errors import PacxError
 
 __all__ = ["CARD", "OBSERVATIONS", "OPTIONS", "read"]
@@ -84,10 +79,7 @@ def read(root: Path, *, options: Options) -> Manifest:
         "chexpert",
         table,
         tasks={"observations": Task("observations", OBSERVATIONS, "multilabel", "finding", _ABOUT)},
-        license=CARD.license,
-        citation=CARD.citation,
         about="frontal and lateral chest X-rays",
-        patients_of=CARD.patients_of,
         root=root,
     )
 

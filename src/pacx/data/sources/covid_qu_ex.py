@@ -72,10 +72,7 @@ def read(root: Path, *, options: Options) -> Manifest:
         "covid-qu-ex",
         table,
         tasks={"classes": Task("classes", ("class",), "multiclass", "finding", "folder of the image", CLASSES)},
-        license=CARD.license,
-        citation=CARD.citation,
         about="chest X-rays in three classes, with lung masks",
-        patients_of=CARD.patients_of,
         root=inner,
         mask_name="lung",
     )

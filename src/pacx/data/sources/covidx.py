@@ -26,9 +26,9 @@ import pandas as pd
 from pacx.data.manifest import Manifest, Task
 from pacx.data.sources import Options
 from pacx.data.sources.card import Card, Expected
-from pacx.data.sources.reading import check_values, find_root, read_table, unique_rows
-from pacx.data.sources.reference_split import reference_split
-from pacx.data.sources.repair import keep_patients_together
+from pacx.data.sources.reading import find_root, read_table, unique_rows
+from pacx.data.sources.splitting import keep_patients_together, reference_split
+from pacx.data.sources.values import check_values
 
 __all__ = ["CARD", "OPTIONS", "read"]
 
@@ -67,10 +67,7 @@ def read(root: Path, *, options: Options) -> Manifest:
         "covidx",
         table,
         tasks={"covid": Task("covid", ("covid",), "binary", "finding", "as in the published lists")},
-        license=CARD.license,
-        citation=CARD.citation,
         about="chest X-rays with and without COVID-19",
-        patients_of=CARD.patients_of,
         root=root,
     )
 

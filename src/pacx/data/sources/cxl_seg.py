@@ -27,8 +27,9 @@ from pacx.data.manifest import Manifest
 from pacx.data.sources import Options
 from pacx.data.sources.card import Card, Expected
 from pacx.data.sources.mimic_cxr_jpg import image_path
-from pacx.data.sources.reading import check_values, find_root, read_table, unique_rows
-from pacx.data.sources.repair import keep_patients_together
+from pacx.data.sources.reading import find_root, read_table, unique_rows
+from pacx.data.sources.splitting import keep_patients_together
+from pacx.data.sources.values import check_values
 from pacx.errors import PacxError
 
 __all__ = ["CARD", "OPTIONS", "read"]
@@ -82,10 +83,7 @@ def read(root: Path, *, options: Options) -> Manifest:
     return Manifest(
         "cxl-seg",
         table,
-        license=CARD.license,
-        citation=CARD.citation,
         about="frontal chest X-rays of MIMIC-CXR with lung masks",
-        patients_of=CARD.patients_of,
         root=root,
         mask_name="lung",
     )

@@ -28,9 +28,8 @@ from pacx.data.manifest import Manifest, Task
 from pacx.data.sources import Options
 from pacx.data.sources.card import Card, Expected
 from pacx.data.sources.reading import find_root
-from pacx.data.sources.reference_split import reference_split
+from pacx.data.sources.splitting import reference_split, with_official_test
 from pacx.data.sources.trees import class_folders
-from pacx.data.splits import split_patients
 
 __all__ = ["CARD", "OPTIONS", "read"]
 
@@ -69,10 +68,7 @@ def read(root: Path, *, options: Options) -> Manifest:
     if options.split == "reference":
         table["split"] = reference_split(table, test=0.2, val=0.1, stratify=table["pneumonia"])
     else:
-        rest = table["split"] == "train"
-        table.loc[rest, "split"] = split_patients(
-            table[rest], fractions=(0.9, 0.1, 0.0), seed=options.seed, stratify="pneumonia"
-        )
+        table["split"] = with_official_test(table, val=0.1, options=options, stratify="pneumonia")
     return Manifest(
         "kermany",
         pd.DataFrame(table),
@@ -80,9 +76,6 @@ def read(root: Path, *, options: Options) -> Manifest:
             "pneumonia": Task("pneumonia", ("pneumonia",), "binary", "finding", "folder of the image"),
             "cause": Task("cause", ("cause",), "binary", "finding", "viral (1) or bacterial (0) pneumonia"),
         },
-        license=CARD.license,
-        citation=CARD.citation,
         about="chest X-rays of children with and without pneumonia",
-        patients_of=CARD.patients_of,
         root=root,
     )

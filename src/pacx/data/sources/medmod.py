@@ -36,8 +36,9 @@ from pacx.data.manifest import Manifest, Task
 from pacx.data.sources import Options
 from pacx.data.sources.card import Card
 from pacx.data.sources.mimic_cxr_jpg import image_path, read_metadata
-from pacx.data.sources.reading import as_labels, find_root, read_table, unique_rows
-from pacx.data.sources.reference_split import reference_split
+from pacx.data.sources.reading import find_root, read_table, unique_rows
+from pacx.data.sources.splitting import reference_split
+from pacx.data.sources.values import as_labels
 from pacx.data.splits import split_patients
 from pacx.errors import PacxError
 
@@ -126,10 +127,7 @@ def read(root: Path, *, options: Options) -> Manifest:
             "phenotypes": Task("phenotypes", PHENOTYPES, "multilabel", "physiology", "diagnoses at discharge"),
             "mortality": Task("mortality", MORTALITY, "multilabel", "physiology", "death in the unit or hospital"),
         },
-        license=CARD.license,
-        citation=CARD.citation,
         about="chest X-rays of stays in intensive care, with discharge diagnoses",
-        patients_of=CARD.patients_of,
         root=root,
     )
 

@@ -27,15 +27,8 @@ from pacx.data.manifest import Manifest, Task
 from pacx.data.sources import Options
 from pacx.data.sources.card import Card, Expected
 from pacx.data.sources.chexpert import OBSERVATIONS
-from pacx.data.sources.reading import (
-    check_part,
-    check_values,
-    find_root,
-    one_of,
-    read_table,
-    settle_uncertain,
-    unique_rows,
-)
+from pacx.data.sources.reading import check_part, find_root, one_of, read_table, unique_rows
+from pacx.data.sources.values import check_values, settle_uncertain
 
 __all__ = ["CARD", "OPTIONS", "image_path", "read", "read_metadata"]
 
@@ -93,10 +86,7 @@ def read(root: Path, *, options: Options) -> Manifest:
         "mimic-cxr-jpg",
         pd.concat([shown, table[list(OBSERVATIONS)]], axis=1),
         tasks={"observations": Task("observations", OBSERVATIONS, "multilabel", "finding", _ABOUT)},
-        license=CARD.license,
-        citation=CARD.citation,
         about="frontal and lateral chest X-rays",
-        patients_of=CARD.patients_of,
         root=root,
     )
 

@@ -28,16 +28,9 @@ import pandas as pd
 from pacx.data.manifest import Manifest, Task
 from pacx.data.sources import Options
 from pacx.data.sources.card import Card, Expected
-from pacx.data.sources.reading import (
-    find_root,
-    images_below,
-    one_of,
-    parse_age,
-    read_table,
-    unique_rows,
-)
-from pacx.data.sources.reference_split import reference_split
-from pacx.data.splits import split_patients
+from pacx.data.sources.reading import find_root, one_of, places_of, read_table, unique_rows
+from pacx.data.sources.splitting import with_official_test
+from pacx.data.sources.values import parse_age
 from pacx.errors import PacxError
 
 __all__ = ["CARD", "FINDINGS", "OPTIONS", "read"]
@@ -82,14 +75,11 @@ def read(root: Path, *, options: Options) -> Manifest:
     path = one_of(root, "Data_Entry_2017*.csv", what="The table of findings")
     columns = ["Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position"]
     source = unique_rows(path, read_table(path, columns=columns, text=("Patient ID",)), ["Image Index"])
-    files = images_below(root)
     name = source["Image Index"]
     table = pd.DataFrame(
         {
             "image_id": name.str.removesuffix(".png"),
-            "path": [
-                (files[one].relative_to(root) if one in files else Path("images", one)).as_posix() for one in name
-            ],
+            "path": places_of(root, name.tolist()),
             "patient_id": source["Patient ID"],
             "view": source["View Position"],
             "age": parse_age(source["Patient Age"]),
@@ -102,10 +92,7 @@ def read(root: Path, *, options: Options) -> Manifest:
         "nih",
         table,
         tasks={"findings": Task("findings", FINDINGS, "multilabel", "finding", "read off the reports by a program")},
-        license=CARD.license,
-        citation=CARD.citation,
         about="frontal chest X-rays with 14 findings",
-        patients_of=CARD.patients_of,
         root=root,
     )
 
@@ -132,13 +119,8 @@ def _split(root: Path, table: pd.DataFrame, name: pd.Series, options: Options) -
             f"{len(strange)} images ({', '.join(strange[:3])}) are in none of train_val_list.txt and test_list.txt, or "
             "in both. Download the lists of this release."
         )
-    split = pd.Series("test", index=table.index)
-    others = table[rest]
-    if options.split == "reference":
-        split[rest] = reference_split(others, test=0.0, val=_VAL_SHARE)
-    else:
-        split[rest] = split_patients(others, fractions=(1 - _VAL_SHARE, _VAL_SHARE, 0.0), seed=options.seed)
-    return split
+    official = pd.Series("test", index=table.index).where(test, "train")
+    return with_official_test(table.assign(split=official), val=_VAL_SHARE, options=options)
 
 
 def _names(path: Path) -> Sequence[str]:

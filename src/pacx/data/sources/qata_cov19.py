@@ -27,8 +27,7 @@ from pacx.data.manifest import Manifest
 from pacx.data.sources import Options
 from pacx.data.sources.card import Card, Expected
 from pacx.data.sources.reading import find_root, images_below
-from pacx.data.sources.reference_split import reference_split
-from pacx.data.splits import split_patients
+from pacx.data.sources.splitting import with_official_test
 
 __all__ = ["CARD", "OPTIONS", "read"]
 
@@ -72,19 +71,11 @@ def read(root: Path, *, options: Options) -> Manifest:
     ]
     table = pd.DataFrame.from_records(rows, columns=["image_id", "path", "mask_path", "split"])
     table["patient_id"] = table["image_id"]
-    others = table[table["split"] == "train"]
-    if options.split == "reference":
-        table.loc[others.index, "split"] = reference_split(others, test=0.0, val=_VAL_SHARE)
-    else:
-        shares = (1 - _VAL_SHARE, _VAL_SHARE, 0.0)
-        table.loc[others.index, "split"] = split_patients(others, fractions=shares, seed=options.seed)
+    table["split"] = with_official_test(table, val=_VAL_SHARE, options=options)
     return Manifest(
         "qata-cov19",
         table,
-        license=CARD.license,
-        citation=CARD.citation,
         about="chest X-rays of COVID-19 pneumonia with masks of the infected regions",
-        patients_of=CARD.patients_of,
         root=root,
         mask_name="infection",
     )

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,18 +21,16 @@ from pacx.data.manifest import Manifest
 from pacx.errors import PacxError
 
 __all__ = [
-    "as_labels",
+    "SIMULATED_LICENSE",
     "check_columns",
     "check_part",
-    "check_values",
     "drop_missing_files",
     "find_root",
     "images_below",
     "is_simulated",
     "one_of",
-    "parse_age",
+    "places_of",
     "read_table",
-    "settle_uncertain",
     "unique_rows",
 ]
 
@@ -40,8 +38,9 @@ log = logging.getLogger("pacx")
 
 _SHOWN = 5
 _IMAGES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".bmp"})
-SIMULATED = "SIMULATED.txt"
-"""lies in the miniatures that `pacx simulate` makes"""
+_NOTICES = ("SIMULATED.txt", "LICENSE.txt")
+"""one of them lies in a miniature that `pacx simulate` makes, and begins with the word"""
+SIMULATED_LICENSE = "Apache-2.0 (simulated by pacx)"
 
 
 def find_root(root: Path, *, name: str, needs: Sequence[str]) -> Path:
@@ -156,21 +155,6 @@ def check_columns(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> No
         )
 
 
-def check_values(path: Path, values: pd.Series, allowed: Collection[Any]) -> None:
-    """Refuse a column with values that the release does not have; NaN passes.
-
-    Raises:
-        PacxError: says which, how often, and what is allowed.
-    """
-    wrong = values[~values.isin(list(allowed)) & values.notna()]
-    if len(wrong):
-        raise PacxError(
-            f"The column {values.name!r} of {path} holds {_some(list(map(str, wrong.unique())))} "
-            f"({len(wrong)} rows); the release has {', '.join(map(str, allowed))} there. "
-            "Give the table as it was published."
-        )
-
-
 def unique_rows(path: Path, table: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
     """Drop rows that are there twice in all columns, with a word about it; refuse those that contradict each other.
 
@@ -264,51 +248,14 @@ def images_below(folder: Path, pattern: str = "**/*") -> dict[str, Path]:
     return found
 
 
-def as_labels(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Return 0/1 columns as float64, NaN = unknown.
+def places_of(root: Path, names: Sequence[str]) -> list[str]:
+    """Find images by their names, wherever they lie below the root.
 
-    Raises:
-        PacxError: a column holds something else.
+    Returns:
+        Paths relative to the root with forward slashes; of images that are not there, the name.
     """
-    for column in columns:
-        check_values(path, table[column], (0, 1))
-    return table[list(columns)].astype(np.float64)
-
-
-def settle_uncertain(
-    path: Path, table: pd.DataFrame, columns: Sequence[str], *, policy: Literal["unknown", "zero", "one"]
-) -> pd.DataFrame:
-    """Return columns of 1, 0, -1 (uncertain) and empty as labels, and say how many were uncertain.
-
-    Args:
-        path: the table, for messages.
-        table: its content.
-        columns: the label columns.
-        policy: what uncertain counts as: unknown (NaN), zero or one.
-
-    Raises:
-        PacxError: a column holds something else.
-    """
-    for column in columns:
-        check_values(path, table[column], (0, 1, -1))
-    labels = table[list(columns)].astype(np.float64)
-    uncertain = labels == -1
-    if uncertain.to_numpy().any():
-        counted = {"unknown": np.nan, "zero": 0.0, "one": 1.0}[policy]
-        log.info("%s: %d labels are uncertain and count as %s", path.name, int(uncertain.to_numpy().sum()), policy)
-        labels = labels.mask(uncertain, counted)
-    return labels
-
-
-def parse_age(values: pd.Series) -> pd.Series:
-    """Read ages in years, also written as 058Y, 011M or 023D; what no human reaches is NaN."""
-    text = values.astype("str").str.strip()
-    parts = text.str.extract(r"^0*(\d+)\s*([YMWD]?)$")
-    years = parts[0].astype(np.float64) / parts[1].map({"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}).fillna(1.0)
-    return years.where(years <= _OLDEST)
-
-
-_OLDEST = 120
+    files = images_below(root)
+    return [files[name].relative_to(root).as_posix() if name in files else name for name in names]
 
 
 def check_part(name: str, part: str | None, allowed: Mapping[str, str]) -> None:
@@ -324,4 +271,5 @@ def check_part(name: str, part: str | None, allowed: Mapping[str, str]) -> None:
 
 def is_simulated(root: Path) -> bool:
     """Say whether a folder is a miniature of simulated patients, whose ids are nobody's."""
-    return (root / SIMULATED).is_file()
+    notices = [root / name for name in _NOTICES if (root / name).is_file()]
+    return any(path.read_text(encoding="utf-8", errors="replace").startswith("Simulated") for path in notices)

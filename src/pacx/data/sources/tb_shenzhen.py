@@ -27,8 +27,9 @@ import pandas as pd
 from pacx.data.manifest import Manifest, Task
 from pacx.data.sources import Options
 from pacx.data.sources.card import Card, Expected
-from pacx.data.sources.reading import find_root, images_below, parse_age, read_table, unique_rows
-from pacx.data.sources.reference_split import reference_split
+from pacx.data.sources.reading import find_root, places_of, read_table, unique_rows
+from pacx.data.sources.splitting import reference_split
+from pacx.data.sources.values import parse_age
 from pacx.data.splits import split_patients
 from pacx.errors import PacxError
 
@@ -71,12 +72,11 @@ def read(root: Path, *, options: Options) -> Manifest:
             f"{path} contradicts the names of {len(wrong)} files ({', '.join(wrong[:3])}), which end in 0 for normal "
             "and 1 for abnormal. Give the table as it was published."
         )
-    files = images_below(root / "images")
     file = name.where(name.str.endswith(".png"), name + ".png")
     table = pd.DataFrame(
         {
             "image_id": file.str.removesuffix(".png"),
-            "path": [files[one].relative_to(root).as_posix() if one in files else f"images/{one}" for one in file],
+            "path": places_of(root, file.tolist()),
             "patient_id": file.str.removesuffix(".png"),
             "age": parse_age(source["age"]),
             "sex": source["sex"].astype(str).str.strip().str[:1].str.upper().where(lambda sex: sex.isin(["F", "M"])),
@@ -92,9 +92,6 @@ def read(root: Path, *, options: Options) -> Manifest:
         "tb-shenzhen",
         table,
         tasks={"tuberculosis": Task("tuberculosis", ("tuberculosis",), "binary", "finding", "finding is not normal")},
-        license=CARD.license,
-        citation=CARD.citation,
         about="chest X-rays with and without tuberculosis",
-        patients_of=CARD.patients_of,
         root=root,
     )

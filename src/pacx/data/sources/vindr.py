@@ -31,9 +31,9 @@ import pandas as pd
 from pacx.data.manifest import Manifest, Task
 from pacx.data.sources import Options
 from pacx.data.sources.card import Card, Expected
-from pacx.data.sources.reading import check_columns, check_values, find_root, one_of, read_table, unique_rows
-from pacx.data.sources.reference_split import reference_split
-from pacx.data.splits import split_patients
+from pacx.data.sources.reading import check_columns, find_root, one_of, read_table, unique_rows
+from pacx.data.sources.splitting import with_official_test
+from pacx.data.sources.values import check_values
 from pacx.errors import PacxError
 
 __all__ = ["CARD", "DROPPED", "FINDINGS", "OPTIONS", "majority", "read"]
@@ -93,20 +93,12 @@ def read(root: Path, *, options: Options) -> Manifest:
             **{finding: labels[finding].to_numpy() for finding in FINDINGS},
         }
     )
-    others = table[table["split"] == "train"]
-    if options.split == "reference":
-        table.loc[others.index, "split"] = reference_split(others, test=0.0, val=_VAL_SHARE)
-    else:
-        shares = (1 - _VAL_SHARE, _VAL_SHARE, 0.0)
-        table.loc[others.index, "split"] = split_patients(others, fractions=shares, seed=options.seed)
+    table["split"] = with_official_test(table, val=_VAL_SHARE, options=options)
     return Manifest(
         "vindr",
         table,
         tasks={"findings": Task("findings", FINDINGS, "multilabel", "finding", "at least two of three readers")},
-        license=CARD.license,
-        citation=CARD.citation,
         about="frontal chest X-rays read by radiologists",
-        patients_of=CARD.patients_of,
         root=root,
     )
 

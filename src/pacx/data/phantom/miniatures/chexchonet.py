@@ -9,24 +9,16 @@ follow no published relation to the labels; transplants are drawn at random.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pacx.data.manifest import Manifest
 from pacx.data.phantom.formats import Simulated
 from pacx.data.phantom.latents import random_stream
 from pacx.data.phantom.miniatures.drawing import hex_name, overt, picture, save, write_notice
 
-__all__ = ["check", "write"]
-
-
-def check(config: Mapping[str, Any], manifest: Manifest, out: Path) -> None:
-    """Accept any cohort."""
-    del config, manifest, out
+__all__ = ["write"]
 
 
 def write(simulated: Simulated, folder: Path) -> None:

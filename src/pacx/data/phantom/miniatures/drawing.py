@@ -41,7 +41,9 @@ def mask(simulated: Simulated, row: int, name: str) -> NDArray[np.uint8]:
     return np.where(simulated.store.mask(name, [row])[0], np.uint8(255), np.uint8(0))
 
 
-def save(pixels: NDArray[np.uint8], path: Path, *, mode: str | None = None, quality: int = 90) -> None:
+def save(
+    pixels: NDArray[np.uint8] | NDArray[np.uint16], path: Path, *, mode: str | None = None, quality: int = 90
+) -> None:
     """Write pixels as the file type of the path's suffix; `mode` is Pillow's, e.g. RGBA."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(pixels)

@@ -9,21 +9,19 @@ admission and stay. Phenotypes that the simulated state says nothing of are draw
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pacx.data.manifest import Manifest
 from pacx.data.phantom.formats import Simulated
 from pacx.data.phantom.latents import random_stream
 from pacx.data.phantom.miniatures.drawing import overt, write_notice
 from pacx.data.phantom.miniatures.mimic_cxr_jpg import write_images
 from pacx.data.sources.medmod import PHENOTYPES
 
-__all__ = ["check", "write"]
+__all__ = ["write"]
 
 _RULES = {
     "Acute and unspecified renal failure": (lambda t: t["renal_dysfunction"], 0.9),
@@ -37,11 +35,6 @@ _RULES = {
 }
 _FIRST_STAY, _FIRST_ADMISSION = 30_000_000, 80_000_000
 _AT_RANDOM = 0.15
-
-
-def check(config: Mapping[str, Any], manifest: Manifest, out: Path) -> None:
-    """Accept any cohort."""
-    del config, manifest, out
 
 
 def write(simulated: Simulated, folder: Path) -> None:

@@ -6,24 +6,16 @@ CheXpert.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from pacx.data.manifest import Manifest
 from pacx.data.phantom.formats import Simulated
 from pacx.data.phantom.miniatures.chexpert import observed, reported
 from pacx.data.phantom.miniatures.drawing import picture, save, write_notice
 from pacx.data.phantom.miniatures.mimic import images_of, where
 
-__all__ = ["check", "write", "write_images"]
-
-
-def check(config: Mapping[str, Any], manifest: Manifest, out: Path) -> None:
-    """Accept any cohort."""
-    del config, manifest, out
+__all__ = ["write", "write_images"]
 
 
 def write(simulated: Simulated, folder: Path) -> None:

@@ -9,20 +9,17 @@ Findings that the simulated state says nothing of are drawn at random.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pacx.data.manifest import Manifest
 from pacx.data.phantom.formats import Simulated
 from pacx.data.phantom.latents import random_stream
 from pacx.data.phantom.miniatures.drawing import overt, picture, save, write_notice
 from pacx.runs import write_text
 
-__all__ = ["check", "write"]
+__all__ = ["write"]
 
 _RULES = {
     "Cardiomegaly": (lambda t: np.maximum(t["lv_dilation"], 0.8 * t["lv_hypertrophy"]), 1.0),
@@ -36,11 +33,6 @@ _RULES = {
     "Atelectasis": (lambda t: -t["acquisition_inspiration"], 0.6),
 }
 _RARE = ("Hernia", "Pneumothorax", "Pleural_Thickening", "Mass", "Fibrosis")
-
-
-def check(config: Mapping[str, Any], manifest: Manifest, out: Path) -> None:
-    """Accept any cohort."""
-    del config, manifest, out
 
 
 def write(simulated: Simulated, folder: Path) -> None:

@@ -6,20 +6,12 @@ state has no outline of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from pacx.data.manifest import Manifest
 from pacx.data.phantom.formats import Simulated
 from pacx.data.phantom.miniatures.drawing import mask, picture, save, write_notice
 
-__all__ = ["check", "write"]
-
-
-def check(config: Mapping[str, Any], manifest: Manifest, out: Path) -> None:
-    """Accept any cohort."""
-    del config, manifest, out
+__all__ = ["write"]
 
 
 def write(simulated: Simulated, folder: Path) -> None:

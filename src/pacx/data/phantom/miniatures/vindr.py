@@ -11,9 +11,7 @@ the simulated state says nothing of are drawn at random.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,12 +20,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
-from pacx.data.manifest import Manifest
 from pacx.data.phantom.formats import Simulated
 from pacx.data.phantom.latents import random_stream
 from pacx.data.phantom.miniatures.drawing import hex_name, overt, picture, save, write_notice
 
-__all__ = ["READINGS", "check", "write"]
+__all__ = ["READINGS", "write"]
 
 READINGS = (
     "Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Clavicle fracture", "Consolidation",
@@ -49,11 +46,6 @@ _RULES = {
     "Rib fracture": (lambda t: 2.0 * t["rib_fracture"], 1.0),
 }
 _MISREAD, _AT_RANDOM, _READERS = 0.05, 0.08, 3
-
-
-def check(config: Mapping[str, Any], manifest: Manifest, out: Path) -> None:
-    """Accept any cohort."""
-    del config, manifest, out
 
 
 def write(simulated: Simulated, folder: Path) -> None:
