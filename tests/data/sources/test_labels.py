@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from pacx.data.manifest import Manifest
-from pacx.data.sources import Options, chestx6, chexpert, covid_qu_ex, medmod, nih, read_source, vindr
+from pacx.data.sources import Options, chestx6, chexpert, covid_qu_ex, medmod, nih, open_i, padchest, read_source, vindr
 from pacx.data.sources.values import parse_age
 from pacx.errors import PacxError
 
@@ -384,3 +384,54 @@ def test_mimic_cxr_jpg_has_observations_of_the_study_and_official_splits(miniatu
     assert row[list(chexpert.OBSERVATIONS)].astype(float).tolist() == pytest.approx(expected.tolist(), nan_ok=True)
     official = pd.read_csv(root / "mimic-cxr-2.0.0-split.csv.gz").set_index("dicom_id")["split"]
     assert official[row["image_id"]].replace("validate", "val") == row["split"]
+
+
+def test_padchest_takes_named_findings_and_leaves_excluded_rows_unknown(tmp_path: Path) -> None:
+    written = ["['cardiomegaly', 'scoliosis']", "['normal']", "['exclude']", "", "['COPD signs ', 'pneumonia']"]
+    header = "ImageID,ImageDir,StudyDate_DICOM,StudyID,PatientID,PatientBirth,PatientSex_DICOM,Projection,Labels"
+    views = ["PA", "L", "PA", "AP", "AP_horizontal"]
+    lines = [f'{i}.png,0,20100203,s{i},{i:03d},1950.0,F,{views[i]},"{own}"' for i, own in enumerate(written)]
+    table = tmp_path / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
+    table.write_text("\n".join([header, *lines]) + "\n")
+    touch(tmp_path, [f"0/{i}.png" for i in range(5)])
+    manifest = read("padchest", tmp_path)
+    found = labels(manifest, "findings")
+    assert list(padchest.FINDINGS) == sorted(padchest.FINDINGS, key=str.lower) and len(padchest.FINDINGS) == 14
+    assert [padchest.FINDINGS[i] for i in np.flatnonzero(found["0"])] == ["cardiomegaly"]
+    assert found["1"] == [0] * 14
+    assert np.isnan(found["2"]).all() and np.isnan(found["3"]).all()
+    assert [padchest.FINDINGS[i] for i in np.flatnonzero(found["4"])] == ["COPD signs", "pneumonia"]
+    assert manifest.table["age"].tolist() == [60] * 5 and manifest.table["patient_id"].iloc[1] == "001"
+    assert read("padchest", tmp_path, part="frontal").table["image_id"].tolist() == ["0", "2", "3", "4"]
+    table.write_text(table.read_text().replace("['normal']", "normal"))
+    with pytest.raises(PacxError, match=r"'Labels' of .* holds 'normal'; the release has lists"):
+        read("padchest", tmp_path)
+
+
+def test_open_i_takes_headings_and_leaves_reports_without_index_unknown(tmp_path: Path) -> None:
+    reports = [
+        "uid,MeSH,Problems",
+        "1,normal,normal",
+        '2,x,"Fractures, Bone;Cardiomegaly;Aorta"',
+        "3,No Indexing,No Indexing",
+    ]
+    (tmp_path / "indiana_reports.csv").write_text("\n".join(reports) + "\n")
+    images = [
+        "uid,filename,projection",
+        "1,1_a.png,Frontal",
+        "2,2_a.png,Frontal",
+        "2,2_b.png,Lateral",
+        "3,3_a.png,Frontal",
+    ]
+    (tmp_path / "indiana_projections.csv").write_text("\n".join(images) + "\n")
+    touch(tmp_path, [f"images/images_normalized/{line.split(',')[1]}" for line in images[1:]])
+    manifest = read("open-i", tmp_path)
+    found = labels(manifest, "findings")
+    assert list(open_i.FINDINGS) == sorted(open_i.FINDINGS)
+    assert found["1_a"] == [0] * 10 and np.isnan(found["3_a"]).all()
+    assert [open_i.FINDINGS[i] for i in np.flatnonzero(found["2_b"])] == ["Cardiomegaly", "Fractures, Bone"]
+    assert manifest.table["patient_id"].tolist() == ["1", "2", "2", "3"]
+    assert len(read("open-i", tmp_path, part="frontal").table) == 3
+    (tmp_path / "indiana_projections.csv").write_text("\n".join([*images, "9,9_a.png,Frontal"]) + "\n")
+    with pytest.raises(PacxError, match=r"1 images of indiana_projections\.csv belong to no report \(9\)"):
+        read("open-i", tmp_path)

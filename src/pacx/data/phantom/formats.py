@@ -27,7 +27,7 @@ __all__ = ["FORMATS", "Format", "Simulated", "check_format", "write_format"]
 
 Format = Literal[
     "store", "chestx6", "chexchonet", "chexpert", "covid-qu-ex", "covidx", "cxl-seg", "kermany", "medmod",
-    "mimic-cxr-jpg", "nih", "qata-cov19", "symile-mimic", "tb-shenzhen", "vindr",
+    "mimic-cxr-jpg", "nih", "open-i", "padchest", "qata-cov19", "symile-mimic", "tb-shenzhen", "vindr",
 ]  # fmt: skip
 
 _MINIATURES = "pacx.data.phantom.miniatures"

@@ -46,6 +46,8 @@ SOURCES = {
     "mimic-cxr-jpg": "MIMIC-CXR-JPG 2.1.0: findings read off the reports",
     "nih": "NIH ChestX-ray14",
     "open-sample": "the openly licensed sample bundle: parts cxr, seg, ecg, labs",
+    "open-i": "Open-i: chest X-rays of Indiana University with their reports' headings",
+    "padchest": "PadChest: X-rays of San Juan Hospital with findings read off the reports",
     "qata-cov19": "QaTa-COV19 v2: masks of infected regions",
     "symile-mimic": "Symile-MIMIC 1.0.0: X-ray, ECG and labs of the same admission, as released",
     "tb-shenzhen": "TB (Shenzhen): tuberculosis",
