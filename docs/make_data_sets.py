@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pacx.data.catalogue import card_of, prepare_command
+from pacx.data.catalogue import card_of, count_lines, prepare_command
 from pacx.data.sources import SOURCES, source_module
-from pacx.data.sources.card import Card, Expected
+from pacx.data.sources.card import Card
 
 ACCESS = {
     "open": "anybody",
@@ -62,8 +62,7 @@ def _page(name: str, card: Card) -> Iterator[str]:
     yield "## Prepare\n"
     yield f"```console\n{prepare_command(name)}\n```\n"
     yield "Below the folder there should be: " + ", ".join(f"`{one}`" for one in card.files) + "."
-    counts = [*_counts(card.expected, "")]
-    counts += [line for part, own in card.expected_of_part.items() for line in _counts(own, f" with `--part {part}`")]
+    counts = [f"* {line}" for line in count_lines(card)]
     if counts:
         yield "\n" + "\n".join(counts)
     if card.patients_of:
@@ -76,15 +75,6 @@ def _page(name: str, card: Card) -> Iterator[str]:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _counts(expected: Expected, suffix: str) -> Iterator[str]:
-    if expected.rows is None:
-        return
-    splits = ", ".join(f"{number:,} {split}" for split, number in expected.splits.items())
-    yield f"* Images{suffix}: {expected.rows:,}" + (f" ({splits})" if splits else "") + "."
-    if expected.positives:
-        yield "* Positives: " + ", ".join(f"{label} {number:,}" for label, number in expected.positives.items()) + "."
 
 
 def main(folder: Path) -> None:

@@ -10,7 +10,7 @@ from pacx.data.sources import SOURCES, source_module
 from pacx.data.sources.card import Card, Expected
 from pacx.errors import PacxError
 
-__all__ = ["card_of", "describe_source", "list_sources", "prepare_command", "show_source"]
+__all__ = ["card_of", "count_lines", "describe_source", "list_sources", "prepare_command", "show_source"]
 
 
 def list_sources() -> dict[str, str]:
@@ -78,8 +78,7 @@ def describe_source(name: str) -> str:
         f"Licence: {card.license}.",
         f"Patient ids: {card.patients_of or 'unknown'} (stores of one name share patients).",
         f"Expected below the root: {', '.join(card.files)}.",
-        *_counts(card.expected, ""),
-        *(line for part, own in card.expected_of_part.items() for line in _counts(own, f" with --part {part}")),
+        *count_lines(card),
         f"Prepare: {prepare_command(name)}",
     ]
     wrapped = [textwrap.fill(one, width=100, subsequent_indent="  ", break_on_hyphens=False) for one in facts]
@@ -95,7 +94,14 @@ def prepare_command(name: str) -> str:
     return f"pacx prepare {name} /data/{name}{extra} --out stores/{name}"
 
 
-def _counts(expected: Expected, suffix: str) -> Iterator[str]:
+def count_lines(card: Card) -> Iterator[str]:
+    """Say how many images the full release has, whole and by part."""
+    yield from _counted(card.expected, "")
+    for part, expected in card.expected_of_part.items():
+        yield from _counted(expected, f" with --part {part}")
+
+
+def _counted(expected: Expected, suffix: str) -> Iterator[str]:
     if expected.rows is None:
         return
     splits = ", ".join(f"{number:,} {split}" for split, number in expected.splits.items())
