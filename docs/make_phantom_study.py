@@ -39,11 +39,12 @@ fractures and devices depend on nothing else and are the controls.
 **What this is.** Evidence about the method: that it finds the physiology that is there, and keeps its hands off what is
 not. It says nothing about real patients, and the sizes of its effects are those of a small network on simple pictures.
 
-This page is written by `python docs/make_phantom_study.py runs/phantom --commits PART=COMMIT ...` from the reports of the
-parts, and `phantom_study.json` beside it holds the same numbers. AUROC is that of a linear probe on frozen features; brackets are
-95 % intervals from a bootstrap over the test patients, differences are paired. Where an arm has several distillation
-seeds, the interval is that of the patients and the spread over students (SD) stands beside it. All students of a part
-start from one pre-trained encoder and learn from one pair of teachers, so chance in pre-training is not measured."""
+This page is written by `python docs/make_phantom_study.py runs/phantom --commits PART=COMMIT ...` from the reports of
+the parts, and `phantom_study.json` beside it holds the same numbers. AUROC is that of a linear probe on frozen
+features; brackets are 95 % intervals from a bootstrap over the test patients, differences are paired. Where an arm has
+several distillation seeds, the interval is that of the patients and the spread over students (SD) stands beside it. All
+students of a part start from one pre-trained encoder and learn from one pair of teachers, so chance in pre-training is
+not measured."""
 
 PARTS = {
     "study": "one cohort, one encoder, two teachers; five students with true and with shuffled teachers",
