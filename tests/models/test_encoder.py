@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pacx.errors import PacxError
@@ -224,13 +225,29 @@ def test_encode_preprocesses_arrays_of_any_size_and_batches_them(encoder: Encode
     np.testing.assert_allclose(encoder.encode(ready), expected[:1], atol=1e-5)
 
 
+def test_a_path_its_bytes_and_its_pixels_are_one_image(encoder: Encoder, tmp_path: Path) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (40, 50)).astype(np.uint8)
+    path = tmp_path / "chest.png"
+    Image.fromarray(levels).save(path)
+    forms = [path, str(path), path.read_bytes(), levels, levels.astype(np.uint16) * 257, levels / np.float32(255)]
+    expected = encoder.encode(levels.astype(np.float32) / 255)
+    for form in forms:
+        np.testing.assert_allclose(encoder.encode(form), expected, atol=1e-6)
+    np.testing.assert_allclose(encoder.encode(forms), np.repeat(expected, len(forms), axis=0), atol=1e-6)
+    with torch.inference_mode():
+        tokens, maps = encoder.tokens(path), encoder.attention([path, levels])
+    np.testing.assert_allclose(tokens[:, 0].numpy(), expected, atol=1e-5)
+    assert maps[0].shape[:2] == (2, encoder.config.heads)
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
         ([], "No images"),
         ([np.full((8, 8), 255.0)], "255"),
         ([np.full((8, 8), np.nan)], "nan"),
-        ([np.zeros((8, 8), dtype=np.uint8)], "uint8"),
+        ([np.zeros((8, 8), dtype=np.int64)], "int64"),
+        ([17], "int"),
         ([np.zeros((8, 8, 3))], r"\(8, 8, 3\)"),
         (torch.zeros(1, 3, 32, 32), "1, 32, 32"),
     ],

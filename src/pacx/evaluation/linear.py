@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pacx.evaluation.logistic import fit_logistic
-from pacx.evaluation.problems import Attempt, ProbeData, Problem, by_rows, give_up, scores_of, undefined_in_test
+from pacx.evaluation.problems import (
+    Attempt,
+    LinearMap,
+    ProbeData,
+    Problem,
+    by_rows,
+    give_up,
+    scores_of,
+    undefined_in_test,
+)
 from pacx.statistics import macro_auroc
 
 __all__ = ["STRENGTHS", "run_probes"]
@@ -95,4 +104,11 @@ def _judge(data: ProbeData, problem: Problem, outputs: dict[str, int], candidate
         float(found[best]),
         scores_of(data, problem, outputs, val, logits[..., best]),
         tested,
+        _as_made(data, candidates.weight[..., best], candidates.intercept[:, best]),
     )
+
+
+def _as_made(data: ProbeData, weight: NDArray[np.float64], intercept: NDArray[np.float64]) -> LinearMap:
+    """Rewrite a map of standardised features as one of features as the encoder makes them."""
+    own = weight * data.scale[:, None]
+    return LinearMap(own, intercept - data.mean @ own)

@@ -106,7 +106,8 @@ def probe(
     Returns:
         The content of `result.json`. Its results: encoder_name, seen_patients, protocol, scores (one entry per task,
         label, fraction and seed), summary (the mean over seeds; label "macro" is the mean over a task's labels),
-        measures (AUPRC, F1, sensitivity, calibration and more, see `pacx.evaluation.measures`) and neighbours (a
+        measures (AUPRC, F1, sensitivity, calibration and more, see `pacx.evaluation.measures`) and, of honest, head
+        (names of the outputs in the calibrated `head/` that `pacx predict` and `pacx export` use) and neighbours (a
         summary of k nearest neighbours). Beside it `predictions.parquet`, `val_predictions.parquet` and
         `neighbours.parquet`, as `pacx.scoring` describes them, and `measures.parquet`.
 
@@ -128,7 +129,7 @@ def probe(
         label = name or encoder_name(encoder)
         run.read("store", **cohort.identity())
         run.read("encoder", path=encoder, name=label, hash=weights_hash(network))
-        features = Features(network, cohort, batch_size, feature_cache(out))
+        features = Features(network, cohort, batch_size, feature_cache(out), encoder)
         asked = Asked(chosen, shares, seeds, draws)
         if protocol == "paper":
             found = paper(run, features, asked, token=token, arguments=heads)

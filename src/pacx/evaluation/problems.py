@@ -19,6 +19,7 @@ from pacx.data.store import Store
 
 __all__ = [
     "Attempt",
+    "LinearMap",
     "ProbeData",
     "Problem",
     "Scores",
@@ -42,13 +43,19 @@ class ProbeData:
     """(N,) row of `features` for each store row, -1 without an image"""
     rows: dict[str, NDArray[np.int64]]
     """store rows with an image, by split"""
+    mean: NDArray[np.float64]
+    """(D,) what was taken off the features as the encoder makes them"""
+    scale: NDArray[np.float64]
+    """(D,) what they were then multiplied by"""
 
     @classmethod
     def raw(cls, store: Store, rows: NDArray[np.int64], features: NDArray[np.float32]) -> ProbeData:
         """Take the features (n, D) of store rows (n,) as they are."""
         position = np.full(len(store), -1)
         position[rows] = np.arange(len(rows))
-        return cls(store, features, position, {split: store.rows(split, needs=("image",)) for split in SPLITS})
+        width = features.shape[1]
+        by_split = {split: store.rows(split, needs=("image",)) for split in SPLITS}
+        return cls(store, features, position, by_split, np.zeros(width), np.ones(width))
 
     @classmethod
     def standardised(cls, store: Store, rows: NDArray[np.int64], features: NDArray[np.float32]) -> ProbeData:
@@ -58,7 +65,7 @@ class ProbeData:
         mean, sd = training.mean(axis=0, dtype=np.float64), training.std(axis=0, dtype=np.float64)
         # A feature that is constant up to float32 rounding carries nothing; scaling would blow the rounding up.
         scale = np.divide(1.0, sd, out=np.zeros_like(sd), where=sd > 1e-6 * np.maximum(np.abs(mean), 1.0))
-        return cls(store, ((features - mean) * scale).astype(np.float32), data.position, data.rows)
+        return cls(store, ((features - mean) * scale).astype(np.float32), data.position, data.rows, mean, scale)
 
     def of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the features of store rows."""
@@ -123,6 +130,15 @@ class Scores(NamedTuple):
 _NOTHING = Scores(np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=bool), np.empty((0, 0), dtype=np.float32))
 
 
+class LinearMap(NamedTuple):
+    """log-odds = features @ weight + bias, for features as the encoder makes them."""
+
+    weight: NDArray[np.float64]
+    """(D, outputs)"""
+    bias: NDArray[np.float64]
+    """(outputs,)"""
+
+
 @dataclass(frozen=True)
 class Attempt:
     """What came of a problem."""
@@ -140,6 +156,8 @@ class Attempt:
     """of what was chosen, the mean over outputs"""
     val: Scores = _NOTHING
     test: Scores = _NOTHING
+    head: LinearMap | None = None
+    """what was fitted, where it is a linear map"""
 
 
 def make_problems(data: ProbeData, tasks: Sequence[Task], *, fractions: Sequence[float], seeds: int) -> list[Problem]:

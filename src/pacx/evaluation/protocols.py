@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pacx.data.manifest import Task
 from pacx.data.store import Store
 from pacx.evaluation.heads import Schedule
+from pacx.evaluation.kept_head import join_heads
 from pacx.evaluation.linear import STRENGTHS, run_probes
 from pacx.evaluation.neighbours import run_neighbours
 from pacx.evaluation.paper_probe import Sampler, run_paper_probes
@@ -22,7 +23,8 @@ from pacx.evaluation.problems import Attempt, ProbeData, make_problems, predicti
 from pacx.evaluation.published_probes import EPOCHS, published_probe
 from pacx.evaluation.token_choice import choose_token
 from pacx.frozen.features import Token, extract
-from pacx.models.encoder import Encoder
+from pacx.models.encoder import Encoder, weights_hash
+from pacx.models.readout_head import HEAD_FOLDER, save_head
 from pacx.runs import RunFolder
 
 __all__ = ["Asked", "Features", "HeadArguments", "ProbeToken", "honest", "paper"]
@@ -59,6 +61,8 @@ class Features(NamedTuple):
     store: Store
     batch_size: int
     cache: Path
+    source: str
+    """where the encoder is, as the user named it"""
 
     def of(
         self, rows: NDArray[np.int64], token: Token, *, flip: bool = False, exact: bool = False
@@ -86,6 +90,7 @@ def honest(run: RunFolder, features: Features, asked: Asked, *, token: ProbeToke
         "level": _LEVEL,
     }
     found = {"protocol": protocol, **_scored(run, features.store, asked, attempts)}
+    found["head"] = _keep_head(run, features, asked, attempts)
     if neighbours:
         nearest = choose_token({one: run_neighbours(data[one], problems) for one in tokens})
         found["neighbours"] = _nearest(run, features.store, asked, nearest)
@@ -142,6 +147,18 @@ def _scored(run: RunFolder, store: Store, asked: Asked, attempts: Sequence[Attem
         "summary": summary_rows(asked.tasks, attempts, scored),
         "measures": measures.to_dict("records"),
     }
+
+
+def _keep_head(run: RunFolder, features: Features, asked: Asked, attempts: Sequence[Attempt]) -> list[str]:
+    """Write the head for `pacx predict` and `pacx export`; return the names of its outputs, none if there is none."""
+    head = join_heads(
+        attempts, features.store, encoder=features.source, encoder_hash=weights_hash(features.encoder),
+        draws=asked.draws,
+    )  # fmt: skip
+    if head is None:
+        return []
+    save_head(head, run.artefact(HEAD_FOLDER, HEAD_FOLDER))
+    return list(head.readout.names)
 
 
 def _nearest(run: RunFolder, store: Store, asked: Asked, attempts: Sequence[Attempt]) -> list[dict[str, Any]]:

@@ -60,7 +60,7 @@ def encoder_name(source: str | Path) -> str:
     """
     if str(source).startswith("random:"):
         return "random"
-    for prefix in ("timm:", "hf-hub:"):
+    for prefix in ("timm:", "hf-hub:", "shipped:"):
         if str(source).startswith(prefix):
             return str(source).removeprefix(prefix).rpartition("/")[2]
     path = Path(source).absolute()

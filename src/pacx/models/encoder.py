@@ -39,12 +39,19 @@ __all__ = [
     "Encoder",
     "EncoderConfig",
     "EncoderSize",
+    "Image",
+    "Images",
     "initialise",
     "load_encoder",
     "save_encoder",
     "sincos_positions",
     "weights_hash",
 ]
+
+Image = str | Path | bytes | NDArray[Any]
+"""A file, its bytes, or gray pixels (H, W)."""
+Images = Tensor | Image | Sequence[Image]
+"""Whatever `Encoder.prepare` takes."""
 
 
 def sincos_positions(width: int, grid: int) -> Float[Tensor, "1+N D"]:
@@ -116,9 +123,13 @@ class Encoder(nn.Module):
         embedding: Tensor = self.vit.norm(_class_token_after(last, run_blocks(blocks, self.embed(images))))
         return embedding
 
-    def tokens(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1+N D"]:
-        """Return all tokens after the final norm, class token first, patches in reading order."""
-        tokens: Tensor = self.vit.norm(run_blocks(self.vit.blocks, self.embed(images)))
+    def tokens(self, images: Images) -> Float[Tensor, "B 1+N D"]:
+        """Return all tokens after the final norm, class token first, patches in reading order.
+
+        Args:
+            images: whatever `prepare` takes.
+        """
+        tokens: Tensor = self.vit.norm(run_blocks(self.vit.blocks, self.embed(self.prepare(images))))
         return tokens
 
     def embed(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1+N D"]:
@@ -151,43 +162,54 @@ class Encoder(nn.Module):
         tokens: Tensor = self.vit.norm(x)
         return tokens, maps
 
-    def attention(self, images: Float[Tensor, "B C H W"]) -> list[Tensor]:
-        """Return the maps of `iter_attention` for all blocks at once: depth x (B, heads, 1+N, 1+N)."""
-        return list(self.iter_attention(images))
-
-    @torch.inference_mode()
-    def encode(
-        self, images: Tensor | Sequence[NDArray[Any]] | NDArray[Any], *, batch_size: int = 32
-    ) -> NDArray[np.float32]:
-        """Embed images as they were read; preprocessing, batching and the device are taken care of.
+    def attention(self, images: Images) -> list[Tensor]:
+        """Return the maps of `iter_attention` for all blocks at once: depth x (B, heads, 1+N, 1+N).
 
         Args:
-            images: gray arrays (H, W) of any size with values in [0, 1], as `read_cxr(...).pixels` gives them; one,
-                several, or stacked (B, H, W). Or a tensor (B, C, S, S) that is already preprocessed.
+            images: whatever `prepare` takes.
+        """
+        return list(self.iter_attention(self.prepare(images)))
+
+    @torch.inference_mode()
+    def encode(self, images: Images, *, batch_size: int = 32) -> NDArray[np.float32]:
+        """Embed images; reading, preprocessing, batching and the device are taken care of.
+
+        Args:
+            images: whatever `prepare` takes.
             batch_size: images per forward pass.
 
         Returns:
             Embeddings (B, D), float32. The network computes in evaluation mode and is left in the mode it was in.
 
         Raises:
-            PacxError: no images, or of a shape or range that this encoder does not take.
+            PacxError: no images, or something that is no image for this encoder.
         """
         source = images if isinstance(images, Tensor) else _as_list(images)
         if len(source) == 0:
             raise PacxError("No images to embed: the list is empty.")
-        training, device = self.training, self.vit.cls_token.device
+        training = self.training
         self.eval()
         try:
             parts = [
-                self(self._prepare(source[start : start + batch_size]).to(device)).float().cpu().numpy()
+                self(self.prepare(source[start : start + batch_size])).float().cpu().numpy()
                 for start in range(0, len(source), batch_size)
             ]
         finally:
             self.train(training)
         return np.concatenate(parts)
 
-    def _prepare(self, images: Tensor | list[NDArray[Any]]) -> Tensor:
-        preprocess = self.config.preprocess
+    def prepare(self, images: Images) -> Float[Tensor, "B C S S"]:
+        """Read and preprocess images the way that this encoder was trained with; the result lies on its device.
+
+        Args:
+            images: one or several paths of files (DICOM, PNG, JPEG, TIFF), their bytes, or gray arrays (H, W) of any
+                size, as `read_cxr(...).pixels` gives them: floats in [0, 1], or uint8 or uint16 over their full range;
+                arrays may be stacked (B, H, W). A tensor (B, C, S, S) counts as prepared and is returned as it is.
+
+        Raises:
+            PacxError: a file that cannot be read, or a shape, type or range that is no image for this encoder.
+        """
+        preprocess, device = self.config.preprocess, self.vit.cls_token.device
         if isinstance(images, Tensor):
             expected = (preprocess.in_chans, preprocess.image_size, preprocess.image_size)
             if images.shape[1:] != expected:
@@ -195,8 +217,8 @@ class Encoder(nn.Module):
                     f"Found a tensor of shape {tuple(images.shape)}; this encoder takes preprocessed tensors "
                     f"(B, {', '.join(map(str, expected))}). Give gray arrays (H, W) to have them preprocessed."
                 )
-            return images.float()
-        return torch.from_numpy(np.stack([preprocess(_checked(image)) for image in images]))
+            return images.to(device)
+        return torch.from_numpy(np.stack([preprocess(_pixels(image)) for image in _as_list(images)])).to(device)
 
 
 def save_encoder(encoder: Encoder, folder: Path) -> Path:
@@ -240,8 +262,9 @@ def load_encoder(
     Args:
         source: an encoder folder of pacx; a file of weights (safetensors or PyTorch) with the names of timm, MAE,
             Hugging Face's ViT or ViTMAE, or the authors' MAE and PaCX checkpoints; a folder of Hugging Face or timm;
-            `timm:NAME` or `hf-hub:OWNER/NAME`, which may be downloaded; or `random:FOLDER[:SEED]`, the same
-            architecture and preprocessing with fresh weights, the baseline that says what training brought.
+            `timm:NAME` or `hf-hub:OWNER/NAME`, which may be downloaded; `shipped:NAME`, which comes with pacx; or
+            `random:FOLDER[:SEED]`, the same architecture and preprocessing with fresh weights, the baseline that says
+            what training brought.
         image_size: edge of the images, if other than the network was trained on; positions are computed or resampled.
         fold: turn a network with several input channels into one for gray images, with the same embeddings.
         eps: LayerNorm epsilon, in place of what the source says or its format takes for granted.
@@ -311,15 +334,28 @@ def _recorded_map(attention: Any) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-def _as_list(images: Sequence[NDArray[Any]] | NDArray[Any]) -> list[NDArray[Any]]:
-    return [images] if isinstance(images, np.ndarray) and images.ndim == 2 else list(images)
+def _as_list(images: Image | Sequence[Image]) -> list[Image]:
+    if isinstance(images, str | Path | bytes):
+        return [images]
+    if isinstance(images, np.ndarray):
+        return [images] if images.ndim == 2 else list(images)
+    return list(images)
 
 
-def _checked(image: NDArray[Any]) -> NDArray[np.float32]:
+def _pixels(image: Image) -> NDArray[np.float32]:
+    """Return gray pixels in [0, 1] of a file, its bytes or an array."""
+    if isinstance(image, str | Path | bytes):
+        # The one reader of files; only who gives a file needs it.
+        from pacx.data.images import read_cxr
+
+        return read_cxr(image).pixels
+    if isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype in (np.uint8, np.uint16):
+        return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
     if not isinstance(image, np.ndarray) or image.ndim != 2 or not np.issubdtype(image.dtype, np.floating):
         found = f"{image.dtype} array {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise PacxError(
-            f"Found {found}; an image is a gray float array (H, W), as pacx.read_cxr(path).pixels gives it."
+            f"Found {found}; an image is a path, a file's bytes or a gray array (H, W): floats in [0, 1], as "
+            "pacx.read_cxr(path).pixels gives them, uint8 or uint16."
         )
     if not (image.min() >= 0 and image.max() <= 1):  # also catches NaN
         raise PacxError(f"Found pixel values from {image.min():g} to {image.max():g}; an image has values in [0, 1].")

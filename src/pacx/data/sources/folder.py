@@ -22,7 +22,7 @@ from pacx.data.sources import Options
 from pacx.data.splits import split_patients
 from pacx.errors import PacxError
 
-__all__ = ["OPTIONS", "read"]
+__all__ = ["OPTIONS", "find_images", "read"]
 
 OPTIONS = ("patient_from", "patients_of", "split_fractions", "seed")
 
@@ -43,15 +43,7 @@ def read(root: Path, *, options: Options) -> Manifest:
     Raises:
         PacxError: the root is not a folder, cannot be listed, or holds no image.
     """
-    if not root.is_dir():
-        raise PacxError(f"{root} is not a folder. For a table of image paths use the source `table`.")
-    files = _list(root)
-    images = [file for file in files if file.suffix.lower() not in _OTHER and file.name != "DICOMDIR"]
-    if not images:
-        found = f"{len(files)} files, none of which can be an image by its name" if files else "no files"
-        raise PacxError(f"{root} holds {found}. Give a folder with DICOM, PNG, JPEG or TIFF files, at any depth.")
-    if len(images) < len(files):
-        log.info("folder: left out %d files that are not images by their names", len(files) - len(images))
+    images = find_images(root)
     relative = [file.relative_to(root) for file in images]
     if options.patient_from == "file":
         log.warning(
@@ -68,6 +60,24 @@ def read(root: Path, *, options: Options) -> Manifest:
     )
     table["split"] = split_patients(table, fractions=options.split_fractions, seed=options.seed)
     return Manifest(root.resolve().name, table, root=root, about=f"every image below the folder {root.resolve().name}")
+
+
+def find_images(root: Path) -> list[Path]:
+    """List the files below a folder that are images or whose names do not say that they are something else.
+
+    Raises:
+        PacxError: the root is not a folder, cannot be listed, or holds no image.
+    """
+    if not root.is_dir():
+        raise PacxError(f"{root} is not a folder. For a table of image paths use the source `table`.")
+    files = _list(root)
+    images = [file for file in files if file.suffix.lower() not in _OTHER and file.name != "DICOMDIR"]
+    if not images:
+        found = f"{len(files)} files, none of which can be an image by its name" if files else "no files"
+        raise PacxError(f"{root} holds {found}. Give a folder with DICOM, PNG, JPEG or TIFF files, at any depth.")
+    if len(images) < len(files):
+        log.info("folder: left out %d files that are not images by their names", len(files) - len(images))
+    return images
 
 
 def _patient(relative: Path, patient_from: str) -> str:

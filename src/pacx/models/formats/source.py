@@ -38,6 +38,7 @@ from pacx.models.formats.timm import TIMM, has_timm_names, read_timm_folder, rea
 from pacx.models.patients import SeenPatients, load_patients
 from pacx.models.weights import CONFIG_FILE, WEIGHTS_FILE, load_weights, name_some, read_config
 from pacx.runs import plain
+from pacx.shipped import PREFIX, shipped_folder
 
 __all__ = ["read_encoder"]
 
@@ -47,7 +48,7 @@ RANDOM, TIMM_NAME, HUB = "random:", "timm:", "hf-hub:"
 PROCESSOR_FILE = "preprocessor_config.json"
 ACCEPTED = (
     f"a folder with {CONFIG_FILE} and weights (of pacx, Hugging Face or timm), a file of weights, timm:NAME, "
-    "hf-hub:OWNER/NAME, or random:FOLDER[:SEED] for fresh weights of the same architecture"
+    "hf-hub:OWNER/NAME, shipped:NAME, or random:FOLDER[:SEED] for fresh weights of the same architecture"
 )
 
 
@@ -66,6 +67,8 @@ def read_encoder(source: str, overrides: Overrides) -> Encoder:
 
 
 def _load(source: str, overrides: Overrides) -> Encoder:
+    if source.startswith(PREFIX):
+        return _load_folder(shipped_folder(source) / "encoder", overrides, name=source)
     if source.startswith(TIMM_NAME):
         return build(read_timm_name(source.removeprefix(TIMM_NAME)), overrides)
     if source.startswith(HUB):

@@ -1,0 +1,1 @@
+"""Using a trained encoder: export to ONNX, and reading, predicting and serving without torch."""
