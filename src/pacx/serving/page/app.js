@@ -1,10 +1,10 @@
 // The page: takes one image, asks the server, shows the answer. One upload at a time; a new one replaces the old.
 
-import { explain, hasToken, listModels, render, setToken } from "./api.js";
+import { Problem, explain, hasToken, listModels, render, setToken } from "./api.js";
 import { Attention } from "./attention.js";
 import { modelCard } from "./card.js";
 import { byId, element } from "./dom.js";
-import { clearProblem, showProblem } from "./problems.js";
+import { PAGE_FAULT, clearProblem, showProblem } from "./problems.js";
 import { facts, findings, neighbours, summary } from "./results.js";
 import { Viewer } from "./viewer.js";
 
@@ -13,6 +13,7 @@ let models = null; // as the server lists them
 let model = null; // the chosen one
 let file = null; // the image on the page
 let upload = null; // AbortController of the running or last upload; also its identity
+let state = "empty"; // empty, working, done or failed
 let clock = null;
 
 async function loadModels() {
@@ -49,21 +50,24 @@ async function start(chosen, note = "") {
       if (current()) show(answer);
     } catch (error) {
       if (!current() || error.name === "AbortError") return;
-      if (failures.length === 0) fail(error, () => start(file));
+      if (failures.length === 0) fail(error, { name: file.name, retry: () => start(file) });
       failures.push(error);
     }
   };
   try {
     if (models === null) await loadModels();
   } catch (error) {
-    if (current()) fail(error, () => start(file));
+    if (current()) fail(error, { name: file.name, retry: () => start(file) });
     return;
   }
   if (!current()) return;
   const options = { model: model.name, signal: mine.signal };
   let outputs = [];
   await Promise.all([
-    attempt(render(file, options), (image) => viewer.show(image, file.name)),
+    attempt(render(file, options), (image) => {
+      viewer.show(image, file.name);
+      layOut();
+    }),
     attempt(explain(file, options), (result) => {
       outputs = result.outputs;
       showResult(result, mine.signal);
@@ -92,14 +96,13 @@ function clear() {
   for (const id of ["findings", "neighbours", "facts"]) fillSection(id, []);
 }
 
-// States: empty, working, done, failed. The style sheet lays the page out by them.
-function setState(state, status = "") {
-  byId("main").dataset.state = state;
+function setState(next, status = "") {
+  state = next;
   byId("status").textContent = status;
+  layOut();
   const working = state === "working";
   byId("progress").hidden = !working;
   byId("cancel").hidden = !working;
-  byId("welcome").hidden = state === "working" || state === "done";
   byId("seconds").textContent = "";
   clearInterval(clock);
   if (!working) return;
@@ -110,11 +113,25 @@ function setState(state, status = "") {
   }, 500);
 }
 
-function fail(error, retry) {
-  if (typeof error.status !== "number") throw error; // a fault of this page, not of the server: the console shows it
+// Until there is an image, or one is under way, the page is about choosing one. The style sheet does the rest.
+function layOut() {
+  const choosing = state === "empty" || (state === "failed" && !viewer.shows());
+  byId("main").dataset.state = state;
+  byId("main").dataset.layout = choosing ? "choose" : "read";
+  byId("welcome").hidden = !choosing;
+  byId("placeholder").hidden = choosing || viewer.shows();
+}
+
+function fail(error, { name, retry }) {
   setState("failed");
-  if (error.status === 401) askForToken();
-  else showProblem(error, retry);
+  if (error.status === 401) {
+    askForToken();
+  } else if (error instanceof Problem) {
+    showProblem(error, { name, retry });
+  } else {
+    console.error(error);
+    showProblem(new Problem({ status: PAGE_FAULT }), { name, retry });
+  }
 }
 
 function askForToken() {
@@ -143,7 +160,7 @@ async function open() {
   try {
     await loadModels();
   } catch (error) {
-    fail(error, open);
+    fail(error, { retry: open });
   }
 }
 
@@ -155,7 +172,7 @@ byId("cancel").addEventListener("click", cancel);
 byId("model").addEventListener("change", (event) => {
   model = models.find((each) => each.name === event.target.value);
   showModel();
-  if (byId("main").dataset.state !== "empty" && file !== null) start(file);
+  if (state !== "empty" && file !== null) start(file);
 });
 byId("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -171,7 +188,7 @@ const dropping = (change) => {
   inside = Math.max(0, inside + change);
   document.body.classList.toggle("dropping", inside > 0);
 };
-addEventListener("dragenter", () => dropping(1));
+addEventListener("dragenter", (event) => dropping(event.dataTransfer.types.includes("Files") ? 1 : 0));
 addEventListener("dragleave", () => dropping(-1));
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {

@@ -81,5 +81,6 @@ function colour(value) {
   const x = share * (INFERNO.length - 1);
   const k = Math.min(INFERNO.length - 2, Math.floor(x));
   const mixed = INFERNO[k].map((low, channel) => low + (x - k) * (INFERNO[k + 1][channel] - low));
-  return [...mixed, 255 * Math.min(1, 1.6 * share)];
+  const rise = Math.min(1, share / 0.7);
+  return [...mixed, 255 * rise * rise * (3 - 2 * rise)];
 }

@@ -2,7 +2,7 @@
 
 import { element } from "./dom.js";
 import { definitions } from "./results.js";
-import { decimals, inWords, known, percent, whole } from "./words.js";
+import { auroc, inWords, known, percent, whole } from "./words.js";
 
 export function modelCard(model) {
   const parts = [
@@ -24,15 +24,14 @@ export function modelCard(model) {
 }
 
 function testTable(outputs) {
-  const heads = ["Finding", "AUROC", "Interval", "Sensitivity", "Specificity", "Threshold", "Prevalence", "Test images"];
+  const heads = ["Finding", "AUROC", "Sensitivity", "Specificity", "Threshold", "Prevalence", "Test images"];
   const rows = outputs.map((output) =>
     element(
       "tr",
       {},
       element("th", { scope: "row" }, inWords(output.name)),
       ...[
-        decimals(output.auroc, 3),
-        `${decimals(output.auroc_low, 2)}–${decimals(output.auroc_high, 2)}`,
+        auroc(output),
         percent(output.sensitivity),
         percent(output.specificity),
         percent(output.threshold),
@@ -44,7 +43,7 @@ function testTable(outputs) {
   const table = element(
     "table",
     {},
-    element("caption", {}, "On the test split; sensitivity and specificity at the threshold"),
+    element("caption", {}, "On the test split: AUROC with its interval; sensitivity and specificity at the threshold"),
     element("thead", {}, element("tr", {}, ...heads.map((head) => element("th", { scope: "col" }, head)))),
     element("tbody", {}, ...rows),
   );

@@ -3,7 +3,10 @@
 import { byId, element } from "./dom.js";
 import { seconds } from "./words.js";
 
+export const PAGE_FAULT = -1;
+
 const WORDS = {
+  [PAGE_FAULT]: ["This page made a mistake.", "Reload it, then try again. The browser's console says more."],
   0: ["The server did not answer.", "It may have stopped, or the connection broke. Check that pacx serve is running, then try again."],
   400: ["The server did not understand the request.", "Reload this page, then try again."],
   404: ["The server does not have this model.", "Reload this page to see which models it has now."],
@@ -25,11 +28,12 @@ export function clearProblem() {
   byId("problem").replaceChildren();
 }
 
-// `retry` does again what failed.
-export function showProblem(problem, retry) {
+// `name` is the file that was uploaded, if there was one; `retry` does again what failed.
+export function showProblem(problem, { name, retry }) {
   clearProblem();
   const [what, advice] = WORDS[problem.status] ?? OTHER;
   const parts = [element("h2", {}, what)];
+  if (name) parts.push(element("p", { class: "small" }, name));
   if (problem.detail) parts.push(element("p", {}, problem.detail));
   const when = problem.wait ? `The server asks to wait ${seconds(problem.wait)}.` : advice;
   parts.push(element("p", { class: "advice" }, when));

@@ -47,15 +47,16 @@ function finding(output, test) {
     element("span", { class: "name" }, inWords(output.name)),
     element("span", { class: "probability" }, percent(output.probability)),
     bar,
-    element("span", { class: "small" }, test ? auroc(test) : ""),
+    element("span", { class: "small" }, test ? `AUROC ${auroc(test)}` : ""),
     element("span", { class: "verdict" }, `${words} (${percent(output.threshold)})`),
   );
 }
 
 function calibration(note) {
-  if (note === null) return "These probabilities are not calibrated: compare them with their thresholds only.";
+  const brackets = "AUROC is that of the test split, with its interval.";
+  if (note === null) return `${brackets} These probabilities are not calibrated: compare them with their thresholds only.`;
   const { method, fitted_on: place, ece } = note;
-  return `Calibration: ${method}, fitted on the ${place}; expected calibration error (ECE) ${decimals(ece, 3)}.`;
+  return `${brackets} Calibration: ${method}, fitted on the ${place}; expected calibration error (ECE) ${decimals(ece, 3)}.`;
 }
 
 export function neighbours(result, model, { signal }) {
@@ -65,7 +66,7 @@ export function neighbours(result, model, { signal }) {
     element(
       "p",
       { class: "small" },
-      `Out of ${whole(model.neighbours)} known images. Similarity is the cosine between two encodings; 1 is the same.`,
+      `Out of ${whole(model.neighbours)} known images. The number in bold is the similarity: the cosine between two encodings, 1 for the same.`,
     ),
   ];
 }
@@ -78,7 +79,7 @@ function known(neighbour, signal) {
     "li",
     {},
     frame,
-    element("p", { class: "similarity" }, decimals(neighbour.similarity, 2)),
+    element("p", { class: "similarity" }, element("span", { class: "unseen" }, "Similarity "), decimals(neighbour.similarity, 2)),
     label,
     element("p", { class: "small" }, neighbour.id),
   );

@@ -4,26 +4,34 @@ import { drawScale } from "./attention.js";
 import { byId } from "./dom.js";
 
 const WHITE = 65535;
-const START_OPACITY = 0; // the reader looks at the image first
+const NARROWEST = 0.5;
 const KEY_STEP = 2;
 
 export class Viewer {
   #image = null;
   #attention = null;
   #gray = null;
+  #window = { centre: 50, width: 100 }; // in percent of the gray range, finer than the sliders show it
   #inverted = false;
   #waiting = false;
   #canvas = byId("image");
   #sliders = { centre: byId("centre"), width: byId("width"), opacity: byId("opacity") };
 
   constructor() {
-    for (const slider of Object.values(this.#sliders)) slider.addEventListener("input", () => this.#changed());
+    const { centre, width, opacity } = this.#sliders;
+    centre.addEventListener("input", () => this.#setWindow({ centre: Number(centre.value) }));
+    width.addEventListener("input", () => this.#setWindow({ width: Number(width.value) }));
+    opacity.addEventListener("input", () => this.#changed());
     byId("reset").addEventListener("click", () => this.reset());
     byId("fit").addEventListener("click", () => this.fit());
     byId("invert").addEventListener("click", () => this.invert());
     this.#canvas.addEventListener("keydown", (event) => this.#key(event));
     this.#canvas.addEventListener("pointerdown", (event) => this.#drag(event));
     drawScale(byId("legend-colours"));
+  }
+
+  shows() {
+    return this.#image !== null;
   }
 
   clear() {
@@ -51,13 +59,12 @@ export class Viewer {
     byId("overlay-controls").hidden = attention === null;
     byId("overlay-note").textContent = attention === null ? "This model gives no attention." : noteOn(attention);
     if (attention !== null) this.#showLegend(attention);
-    this.#sliders.opacity.value = START_OPACITY;
     this.#changed();
   }
 
   reset() {
     this.#inverted = false;
-    this.#setWindow(50, 100);
+    this.#setWindow({ centre: 50, width: 100 });
   }
 
   // The middle 98 % of the gray values: helps files that use only a small part of their range.
@@ -65,7 +72,7 @@ export class Viewer {
     const sorted = this.#image.pixels.slice().sort();
     const at = (share) => (100 * sorted[Math.round(share * (sorted.length - 1))]) / WHITE;
     const [low, high] = [at(0.01), at(0.99)];
-    this.#setWindow((low + high) / 2, high - low);
+    this.#setWindow({ centre: (low + high) / 2, width: high - low });
   }
 
   invert() {
@@ -73,16 +80,18 @@ export class Viewer {
     this.#changed();
   }
 
-  #setWindow(centre, width) {
-    this.#sliders.centre.value = centre;
-    this.#sliders.width.value = width;
+  #setWindow({ centre = this.#window.centre, width = this.#window.width }) {
+    this.#window.centre = Math.min(100, Math.max(0, centre));
+    this.#window.width = Math.min(100, Math.max(NARROWEST, width));
+    this.#sliders.centre.value = this.#window.centre;
+    this.#sliders.width.value = this.#window.width;
     this.#changed();
   }
 
   #changed() {
-    tell(this.#sliders.centre, "of the gray range");
-    tell(this.#sliders.width, "of the gray range");
-    tell(this.#sliders.opacity, "opaque");
+    tell(this.#sliders.centre, this.#window.centre, "of the gray range");
+    tell(this.#sliders.width, this.#window.width, "of the gray range");
+    tell(this.#sliders.opacity, Number(this.#sliders.opacity.value), "opaque");
     byId("invert").setAttribute("aria-pressed", String(this.#inverted));
     // Several events within one frame are drawn once.
     if (this.#waiting) return;
@@ -95,7 +104,7 @@ export class Viewer {
 
   #draw() {
     const { pixels, width, height } = this.#image;
-    const table = grayTable(Number(this.#sliders.centre.value), Number(this.#sliders.width.value), this.#inverted);
+    const table = grayTable(this.#window, this.#inverted);
     const shown = new ImageData(width, height);
     const out = new Uint32Array(shown.data.buffer);
     for (let i = 0; i < pixels.length; i++) out[i] = table[pixels[i]];
@@ -115,15 +124,15 @@ export class Viewer {
 
   #key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const { centre, width, opacity } = this.#sliders;
+    const { centre, width } = this.#window;
     const actions = {
-      ArrowUp: () => move(centre, -KEY_STEP), // brighter, as when dragging up
-      ArrowDown: () => move(centre, KEY_STEP),
-      ArrowLeft: () => move(width, -KEY_STEP),
-      ArrowRight: () => move(width, KEY_STEP),
-      "+": () => move(opacity, 10),
-      "=": () => move(opacity, 10), // the plus key without shift
-      "-": () => move(opacity, -10),
+      ArrowUp: () => this.#setWindow({ centre: centre - KEY_STEP }), // brighter, as when dragging up
+      ArrowDown: () => this.#setWindow({ centre: centre + KEY_STEP }),
+      ArrowLeft: () => this.#setWindow({ width: width - KEY_STEP }),
+      ArrowRight: () => this.#setWindow({ width: width + KEY_STEP }),
+      "+": () => this.#fade(10),
+      "=": () => this.#fade(10), // the plus key without shift
+      "-": () => this.#fade(-10),
       f: () => this.fit(),
       r: () => this.reset(),
       i: () => this.invert(),
@@ -132,19 +141,22 @@ export class Viewer {
     if (!action) return;
     event.preventDefault();
     action();
+  }
+
+  #fade(step) {
+    this.#sliders.opacity.value = Number(this.#sliders.opacity.value) + step;
     this.#changed();
   }
 
   // Across the whole image is the whole range. Fingers scroll the page instead: they have the sliders.
   #drag(event) {
     if (event.pointerType === "touch" || event.button !== 0) return;
-    const { centre, width } = this.#sliders;
-    const start = { x: event.clientX, y: event.clientY, centre: Number(centre.value), width: Number(width.value) };
+    const start = { x: event.clientX, y: event.clientY, ...this.#window };
     const box = this.#canvas.getBoundingClientRect();
     const moved = (now) => {
       const right = (100 * (now.clientX - start.x)) / box.width;
       const down = (100 * (now.clientY - start.y)) / box.height;
-      this.#setWindow(start.centre + down, start.width + right);
+      this.#setWindow({ centre: start.centre + down, width: start.width + right });
     };
     const done = new AbortController();
     this.#canvas.setPointerCapture(event.pointerId);
@@ -156,7 +168,7 @@ export class Viewer {
 }
 
 // One entry for each of the 65,536 gray values, packed as the canvas wants them.
-function grayTable(centre, width, inverted) {
+function grayTable({ centre, width }, inverted) {
   const low = ((centre - width / 2) / 100) * WHITE;
   const scale = 255 / ((width / 100) * WHITE);
   const table = new Uint32Array(WHITE + 1);
@@ -168,13 +180,10 @@ function grayTable(centre, width, inverted) {
   return table;
 }
 
-function move(slider, step) {
-  slider.value = Number(slider.value) + step;
-}
-
-function tell(slider, unit) {
-  byId(`${slider.id}-value`).textContent = `${slider.value} %`;
-  slider.setAttribute("aria-valuetext", `${slider.value} percent ${unit}`);
+function tell(slider, value, unit) {
+  const text = String(Number(value.toFixed(1)));
+  byId(`${slider.id}-value`).textContent = `${text} %`;
+  slider.setAttribute("aria-valuetext", `${text} percent ${unit}`);
 }
 
 function noteOn(attention) {

@@ -21,11 +21,12 @@ export const decimals = (value, places) => (known(value) ? value.toFixed(places)
 
 export const whole = (count) => (known(count) ? count.toLocaleString("en") : "not known");
 
+// "0.93 (0.90–0.96)"
 export function auroc(output) {
-  if (!known(output.auroc)) return "AUROC not known";
+  if (!known(output.auroc)) return "not known";
   const interval = known(output.auroc_low) && known(output.auroc_high);
-  const range = interval ? ` (${output.auroc_low.toFixed(2)} to ${output.auroc_high.toFixed(2)})` : "";
-  return `AUROC ${output.auroc.toFixed(2)}${range}`;
+  const range = interval ? ` (${output.auroc_low.toFixed(2)}–${output.auroc_high.toFixed(2)})` : "";
+  return `${output.auroc.toFixed(2)}${range}`;
 }
 
 export const known = (value) => typeof value === "number" && Number.isFinite(value);
