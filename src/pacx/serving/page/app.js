@@ -82,6 +82,7 @@ function showResult(result, signal) {
   fillSection("findings", findings(result, model));
   fillSection("neighbours", neighbours(result, model, { signal }));
   fillSection("facts", facts(result.image, file));
+  layOut();
 }
 
 function fillSection(id, parts) {
@@ -119,6 +120,7 @@ function layOut() {
   byId("main").dataset.state = state;
   byId("main").dataset.layout = choosing ? "choose" : "read";
   byId("welcome").hidden = !choosing;
+  byId("waiting").hidden = state !== "working" || !byId("findings").hidden;
   byId("placeholder").hidden = choosing || viewer.shows();
 }
 

@@ -17,14 +17,17 @@ export function modelCard(model) {
       ["SHA-256", element("code", {}, model.sha256)],
     ]),
   ];
-  if (model.outputs.length > 0) parts.push(testTable(model.outputs));
+  if (model.outputs.length > 0) parts.push(...testTable(model.outputs));
   const text = element("pre", { tabindex: 0, "aria-label": "Provenance as JSON" }, JSON.stringify(model.provenance, null, 2));
   parts.push(element("details", {}, element("summary", {}, "Provenance"), text));
   return parts;
 }
 
 function testTable(outputs) {
-  const heads = ["Finding", "AUROC", "Sensitivity", "Specificity", "Threshold", "Prevalence", "Test images"];
+  const heads = ["Finding", "AUROC", "Sensitivity", "Specificity", "Threshold", "Prevalence"];
+  const sizes = new Set(outputs.map((output) => output.num_test));
+  const differ = sizes.size > 1; // labels may be missing; most often they are not, and one number says it all
+  if (differ) heads.push("Test images");
   const rows = outputs.map((output) =>
     element(
       "tr",
@@ -36,17 +39,19 @@ function testTable(outputs) {
         percent(output.specificity),
         percent(output.threshold),
         percent(output.prevalence),
-        whole(output.num_test),
+        ...(differ ? [whole(output.num_test)] : []),
       ].map((text) => element("td", {}, text)),
     ),
   );
   const table = element(
     "table",
     {},
-    element("caption", {}, "On the test split: AUROC with its interval; sensitivity and specificity at the threshold"),
     element("thead", {}, element("tr", {}, ...heads.map((head) => element("th", { scope: "col" }, head)))),
     element("tbody", {}, ...rows),
   );
   // Wider than a telephone: the table scrolls, the page does not. Keys scroll it too, so it takes the focus.
-  return element("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": "Test results" }, table);
+  const scroll = element("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": "Test results" }, table);
+  const images = differ ? "" : ` (${whole(outputs[0].num_test)} images)`;
+  const note = `On the test split${images}: AUROC with its interval; sensitivity and specificity at the threshold.`;
+  return [element("p", { class: "small" }, note), scroll];
 }

@@ -187,7 +187,7 @@ function tell(slider, value, unit) {
 }
 
 function noteOn(attention) {
-  const strongest = `The strongest patch has ${attention.strongest.toFixed(1)} times even attention.`;
+  const strongest = `Strongest patch: ${attention.strongest.toFixed(1)} × even.`;
   const seen = {
     crop: " The encoder saw only the centre square.",
     pad: " The encoder saw the whole image with black bars around it.",
