@@ -81,6 +81,9 @@ def page(browser: Browser, server: str) -> Iterator[Page]:
     page.on("pageerror", lambda error: faults.append(str(error)))
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
+    # A listener makes playwright intercept the chooser from now on; it would else start with the first wait for one,
+    # and a chooser that opens at once would be missed.
+    page.on("filechooser", lambda chooser: None)
     page.goto(server)
     page.wait_for_selector("#card:not([hidden])")
     yield page
@@ -135,6 +138,20 @@ def test_a_dicom_is_shown_with_its_view(page: Page) -> None:
     assert "DICOM" in facts
     assert "PA" in facts
     assert len(np.unique(canvas(page)[..., 0])) > 50
+
+
+@pytest.mark.parametrize(
+    "event", ["new DragEvent('drop', {dataTransfer: data})", "new ClipboardEvent('paste', {clipboardData: data})"]
+)
+def test_an_image_can_be_dropped_or_pasted_anywhere(page: Page, event: str) -> None:
+    script = f"""bytes => {{
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], "brought.png"));
+        window.dispatchEvent({event});
+    }}"""
+    page.evaluate(script, list(PNG["buffer"]))
+    page.wait_for_selector("main[data-state=done]")
+    assert page.inner_text("#file-name") == "brought.png"
 
 
 def test_bars_and_ticks_stand_where_the_numbers_say(page: Page) -> None:
