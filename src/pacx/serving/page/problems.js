@@ -40,6 +40,7 @@ export function showProblem(problem, { name, retry }) {
   if (WORTH_RETRYING.has(problem.status) || problem.status >= 500) parts.push(retryButton(problem.wait ?? 0, retry));
   byId("problem").append(...parts);
   byId("problem").hidden = false;
+  byId("problem").scrollIntoView({ block: "nearest" }); // a paste may come from the bottom of the page
 }
 
 function retryButton(wait, retry) {
