@@ -80,6 +80,7 @@ COMMANDS: dict[str, Command] = {
     "predict": Command("pacx.serving.predict:predict", "calibrated probabilities by a trained head", "use"),
     "similar": Command("pacx.serving.similar:similar", "the nearest known images", "use"),
     "export": Command("pacx.serving.export:export", "one ONNX file from an encoder or a trained head", "use", "export"),
+    "serve": Command("pacx.serving.serve:serve", "an HTTP service and a page for exported models", "use", "serve"),
     "run": Command("pacx.recipe:run", "run a recipe: a chain of commands in one YAML", "tie together"),
     "demo": Command("pacx.recipe:demo", "the whole method on the simulated cohort", "tie together"),
     "doctor": Command("pacx.doctor:doctor", "what is installed, and what this machine can do", "tie together"),

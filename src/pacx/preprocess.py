@@ -23,7 +23,7 @@ from PIL import Image
 
 from pacx.errors import PacxError
 
-__all__ = ["Geometry", "Preprocess", "fit_square"]
+__all__ = ["Geometry", "Preprocess", "fit_box", "fit_square"]
 
 Geometry = Literal["squash", "crop", "pad"]
 """How a rectangle becomes a square: `squash` does not keep the aspect ratio (the paper), `crop` keeps the centre square
@@ -64,6 +64,11 @@ def fit_square(pixels: NDArray[np.float32], size: int, geometry: Geometry = "squ
     square = np.zeros((size, size), dtype=np.float32)
     square[top : top + inner_height, left : left + inner_width] = _resize(pixels, (inner_width, inner_height))
     return square
+
+
+def fit_box(pixels: NDArray[np.float32], *, height: int, width: int) -> NDArray[np.float32]:
+    """Resize a gray picture (H, W) in [0, 1] to any size, with the filter of `fit_square`."""
+    return _resize(pixels, (width, height))
 
 
 def _resize(

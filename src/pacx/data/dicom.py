@@ -77,7 +77,8 @@ def _check_photometric(header: DicomHeader) -> None:
     if header.samples not in {1, 3} or header.photometric not in allowed:
         raise ImageError(
             f"Its photometric interpretation is {header.photometric or 'missing'} with {header.samples} samples per "
-            f"pixel; allowed: {', '.join(sorted(_GRAY))} or PALETTE COLOR with 1, {', '.join(sorted(_COLOUR))} with 3."
+            f"pixel; allowed: {', '.join(sorted(_GRAY))} or PALETTE COLOR with 1, {', '.join(sorted(_COLOUR))} with 3.",
+            quoted=header.photometric,
         )
     if header.samples == 3 and header.bits_stored > 16:
         raise ImageError(f"It is a colour image of {header.bits_stored} bits per sample; allowed: at most 16.")
@@ -90,7 +91,8 @@ def _decode(ds: Dataset, header: DicomHeader, index: int) -> NDArray[np.integer[
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
         raise ImageError(
-            f"Its transfer syntax is {syntax.name}; allowed: uncompressed, deflated, RLE, JPEG, JPEG-LS and JPEG 2000."
+            f"Its transfer syntax is {syntax.name}; allowed: uncompressed, deflated, RLE, JPEG, JPEG-LS and JPEG 2000.",
+            quoted=syntax.name,
         ) from error
     if not decoder.is_available:
         raise MissingExtraError(f"Decoding {syntax.name} pixels", extra="dicom")

@@ -181,7 +181,8 @@ def _check_pixel_data(ds: Dataset) -> None:
     modality = _text(ds, "Modality")
     raise ImageError(
         "It holds no pixel data" + (f" (modality {modality})" if modality else "") + ": it is truncated, or a DICOM "
-        "object that is not an image, such as a report or a presentation state."
+        "object that is not an image, such as a report or a presentation state.",
+        quoted=modality or "",
     )
 
 
@@ -241,7 +242,9 @@ def _window(ds: Dataset) -> Window | None:
         return None
     function = _text(ds, "VOILUTFunction") or "LINEAR"
     if function not in {"LINEAR", "LINEAR_EXACT", "SIGMOID"}:
-        raise ImageError(f"Its VOI LUT function is {function}; allowed: LINEAR, LINEAR_EXACT, SIGMOID.")
+        raise ImageError(
+            f"Its VOI LUT function is {function}; allowed: LINEAR, LINEAR_EXACT, SIGMOID.", quoted=function
+        )
     return Window(center, width, function)
 
 

@@ -19,7 +19,18 @@ from typing import BinaryIO, get_args
 
 from pacx.data.array_images import Stored, read_array_image
 from pacx.data.array_rows import split_row
-from pacx.data.pixels import MAX_PIXELS, CxrImage, ImageError, Voi, is_blank, max_bytes, printable, refuse_damage
+from pacx.data.pixels import (
+    MAX_PIXELS,
+    CxrImage,
+    ImageError,
+    TooLargeError,
+    UnknownFormatError,
+    Voi,
+    is_blank,
+    max_bytes,
+    printable,
+    refuse_damage,
+)
 from pacx.data.raster import read_raster
 
 __all__ = ["MAX_PIXELS", "CxrImage", "ImageError", "Stored", "Voi", "is_blank", "read_cxr"]
@@ -87,7 +98,7 @@ def read_cxr(
         return read_raster(data, kind, frame=frame, max_pixels=max_pixels)
     except ImageError as error:
         # Names and headers may hold line breaks; a message is one paragraph.
-        raise ImageError(printable(f"{name}: {error}", longest=1000)) from error
+        raise type(error)(printable(f"{name}: {error}", longest=1000), public=error.public) from error
 
 
 def _read_bytes(source: str | Path | bytes | BinaryIO, *, limit: int) -> bytes:
@@ -104,7 +115,7 @@ def _read_bytes(source: str | Path | bytes | BinaryIO, *, limit: int) -> bytes:
     if not data:
         raise ImageError("It is empty (0 bytes).")
     if len(data) > limit:
-        raise ImageError(_too_long(len(data), limit))
+        raise TooLargeError(_too_long(len(data), limit))
     return data
 
 
@@ -116,7 +127,7 @@ def _read_path(path: Path, *, limit: int) -> bytes:
             raise ImageError("It is not a regular file.")
         size = path.stat().st_size
         if size > limit:
-            raise ImageError(_too_long(size, limit))
+            raise TooLargeError(_too_long(size, limit))
         return path.read_bytes()
     except FileNotFoundError as error:
         raise ImageError("There is no such file.") from error
@@ -140,13 +151,14 @@ def _identify(data: bytes) -> str:
     if data.startswith(_BARE_DICOM):
         return "DICOM"
     if data.startswith(b"\x93NUMPY"):
-        raise ImageError("It is a NumPy array. Name one of its rows, as in FILE.npy::17 for row 17.")
+        raise UnknownFormatError("It is a NumPy array. Name one of its rows, as in FILE.npy::17 for row 17.")
     start = data[:16]
     seen = (
         f"the text {start.decode('ascii')!r}"
         if start.isascii() and b"\0" not in start
         else f"the bytes {start.hex(' ')}"
     )
-    raise ImageError(
-        f"It is not an image that pacx can read: it starts with {seen}. Allowed: DICOM, PNG, JPEG and TIFF."
+    raise UnknownFormatError(
+        f"It is not an image that pacx can read: it starts with {seen}. Allowed: DICOM, PNG, JPEG and TIFF.",
+        quoted=seen,
     )

@@ -16,6 +16,8 @@ __all__ = [
     "MAX_PIXELS",
     "CxrImage",
     "ImageError",
+    "TooLargeError",
+    "UnknownFormatError",
     "Voi",
     "check_size",
     "is_blank",
@@ -37,7 +39,24 @@ BLANK_SHARE = 0.999
 
 
 class ImageError(PacxError):
-    """A file, or part of one, that does not give a chest X-ray."""
+    """A file, or part of one, that does not give a chest X-ray.
+
+    Attributes:
+        public: the message without words out of the file, which may name a patient. A server answers with it.
+    """
+
+    def __init__(self, message: str, *, quoted: str = "", public: str | None = None) -> None:
+        """Take a message, and of it what is quoted from the file."""
+        super().__init__(message)
+        self.public = public or (message.replace(quoted, "(not shown)") if quoted else message)
+
+
+class TooLargeError(ImageError):
+    """A file with more bytes or pixels than are allowed."""
+
+
+class UnknownFormatError(ImageError):
+    """A file that is neither DICOM nor PNG, JPEG or TIFF."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +116,7 @@ def check_size(height: int, width: int, *, max_pixels: int, samples: int = 1, fr
         parts = f"{height:,} rows x {width:,} columns" + "".join(
             f" x {count:,} {name}" for count, name in ((samples, "samples"), (frames, "frames")) if count > 1
         )
-        raise ImageError(
+        raise TooLargeError(
             f"Its header says {parts}, more than the {max_pixels:,} pixels that are allowed. No chest X-ray is that "
             "large; if this one is, raise max_pixels."
         )
@@ -123,7 +142,7 @@ def refuse_damage(what: str) -> Iterator[None]:
     except Exception as error:
         reason = printable(str(error), longest=300) or type(error).__name__
         raise ImageError(
-            f"{what}: the file is damaged, truncated or of a kind that is not supported ({reason})."
+            f"{what}: the file is damaged, truncated or of a kind that is not supported ({reason}).", quoted=reason
         ) from error
 
 
