@@ -84,7 +84,8 @@ def main(study: Path) -> None:
     )
     card = CARD.format(
         width=config.width, depth=config.depth, image_size=config.preprocess.image_size, patch_size=config.patch_size,
-        num_train=_num_train(study), hash=head.encoder_hash[:12], megabytes=found["bytes"] / 1e6, gallery=GALLERY, edge=96,
+        num_train=_num_train(study), hash=head.encoder_hash[:12], megabytes=found["bytes"] / 1e6, gallery=GALLERY,
+        edge=96,
         num_test=max(output.num_test for output in readout.outputs), ece=readout.calibration.ece, rows=rows,
         **found["parity"],
     )  # fmt: skip

@@ -106,7 +106,8 @@ class ModelFacts:
             "calibration": asdict(self.readout.calibration) if self.readout else None,
             "trained_on": self.readout.trained_on if self.readout else None,
             "training_data": self.training_data,
-            "parity": self.parity,
+            "parity": max((value for name, value in self.parity.items() if name != "num_images"), default=None),
+            "differences": self.parity,
             "auroc_change": self.auroc_change,
             "provenance": self.provenance,
         }

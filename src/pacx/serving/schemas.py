@@ -114,7 +114,7 @@ class ModelCard(BaseModel):
     calibration: dict[str, Any] | None
     neighbours: int
     training_data: str
-    parity: dict[str, float]
+    parity: float | None = Field(description="largest difference to the trained network, found at export")
     provenance: dict[str, Any]
 
 

@@ -1,6 +1,7 @@
 // The server's HTTP interface. Whatever goes wrong, except a cancelled request, arrives as a `Problem`.
 
 let token = null;
+let mostBytes = Infinity; // as the server lists it with its models
 
 // The token lives in this variable only, so that it is gone with the page.
 export function setToken(value) {
@@ -21,16 +22,19 @@ export class Problem extends Error {
 
 export async function listModels() {
   const answer = await ask("/v1/models", {}, (response) => response.json());
+  mostBytes = answer.limits?.max_bytes ?? Infinity;
   return answer.models;
 }
 
 export async function explain(file, { model, signal }) {
+  refuseTooLarge(file);
   const answer = await ask(place("/v1/explain", model), upload(file, signal), (response) => response.json());
   return answer.results[0];
 }
 
 // The gray image: { pixels: Uint16Array, width, height, sourceWidth, sourceHeight }.
-export function render(file, { model, signal }) {
+export async function render(file, { model, signal }) {
+  refuseTooLarge(file);
   return ask(place("/v1/render", model), upload(file, signal), async (response) => {
     const number = (name) => Number(response.headers.get(name));
     const [width, height] = [number("X-Image-Width"), number("X-Image-Height")];
@@ -42,6 +46,13 @@ export function render(file, { model, signal }) {
     const pixels = new Uint16Array(bytes);
     return { pixels, width, height, sourceWidth: number("X-Source-Width"), sourceHeight: number("X-Source-Height") };
   });
+}
+
+// Nobody should wait for an upload that is refused at its end.
+function refuseTooLarge(file) {
+  if (file.size <= mostBytes) return;
+  const [found, allowed] = [file.size, mostBytes].map((bytes) => Math.ceil(bytes / 2 ** 20));
+  throw new Problem({ status: 413, detail: `It has ${found} MiB; a file may have up to ${allowed} MiB.` });
 }
 
 // Thumbnails want the token too, which an <img src> cannot send.

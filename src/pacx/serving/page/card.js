@@ -52,6 +52,6 @@ function testTable(outputs) {
   // Wider than a telephone: the table scrolls, the page does not. Keys scroll it too, so it takes the focus.
   const scroll = element("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": "Test results" }, table);
   const images = differ ? "" : ` (${whole(outputs[0].num_test)} images)`;
-  const note = `On the test split${images}: AUROC with its interval; sensitivity and specificity at the threshold.`;
+  const note = `On the test split${images}: AUROC with its 95 % interval; sensitivity and specificity at the threshold.`;
   return [element("p", { class: "small" }, note), scroll];
 }

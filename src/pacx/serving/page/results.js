@@ -53,7 +53,7 @@ function finding(output, test) {
 }
 
 function calibration(note) {
-  const brackets = "AUROC is that of the test split, with its interval.";
+  const brackets = "AUROC is that of the test split, with its 95 % interval.";
   if (note === null) return `${brackets} These probabilities are not calibrated: compare them with their thresholds only.`;
   const { method, fitted_on: place, ece } = note;
   return `${brackets} Calibration: ${method}, fitted on the ${place}; expected calibration error (ECE) ${decimals(ece, 3)}.`;
