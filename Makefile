@@ -13,7 +13,7 @@ help:            ## show this
 $(READY): pyproject.toml requirements/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pacx needs Python 3.11 or newer; name one with: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable '.[train,dicom,docs,dev]'
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable '.[train,dicom,export,serve,docs,dev]'
 	@touch $(READY)
 
 demo: $(READY)   ## the whole method on a simulated cohort; ends in runs/demo/report/report.html
