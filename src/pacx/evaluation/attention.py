@@ -28,6 +28,7 @@ from pacx.errors import PacxError
 from pacx.evaluation.class_head import ClassHead, Question, check_answers, find_question, fit_head
 from pacx.evaluation.comparison import compare_attention
 from pacx.evaluation.curve_areas import compare_faithfulness, summarise_curves
+from pacx.evaluation.explain_images import explain_images
 from pacx.evaluation.faithfulness import Judge, Removed, deletion_curves
 from pacx.evaluation.overlays import save_curves, save_overlays
 from pacx.evaluation.regions import mass_table, summarise_mass
@@ -43,8 +44,9 @@ Method = Literal["rollout", "gradient"]
 
 
 def explain(
+    images: list[str] | None = None,
     *,
-    store: Path,
+    store: Path | None = None,
     encoder: str,
     out: Path,
     method: Method = "rollout",
@@ -66,10 +68,15 @@ def explain(
 ) -> dict[str, Any]:
     """Show and measure where an encoder looks, and whether that is what a trained head decides by.
 
+    With IMAGES, an overlay is drawn of each file and nothing is measured; with --store, its images are measured.
+
     Example:
         pacx explain --store stores/cohort --encoder runs/pacx/encoder --task cardiomegaly --out runs/explain-pacx
 
     Args:
+        images: files (DICOM, PNG, JPEG, TIFF), folders, patterns such as 'scans/*.dcm', or tables with a column `path`;
+            of the other arguments only encoder, out, head_fusion, start_layer, token, name, batch_size and overwrite
+            count then.
         store: a store with images; masks make the attention measurable.
         encoder: an encoder folder, random:FOLDER[:SEED] for the same architecture with fresh weights, or any foreign
             weights that `pacx convert` takes.
@@ -103,7 +110,17 @@ def explain(
         PacxError: no images in this split, a start layer that the encoder does not have, a task that cannot be learned,
             a run that cannot be compared with, or test patients that the encoder was trained on.
     """
-    config = {**locals()}
+    if (images is None) == (store is None):
+        raise PacxError("Give images to draw overlays of, or a --store to measure on: one of the two.")
+    if images is not None:
+        if method == "gradient" or task is not None:
+            raise PacxError("--method gradient and --task train a head on a store's labels. Give --store, no images.")
+        return explain_images(
+            images, encoder=encoder, out=out, head_fusion=head_fusion, start_layer=start_layer, token=token, name=name,
+            batch_size=batch_size, overwrite=overwrite,
+        )  # fmt: skip
+    assert store is not None, "is refused before"
+    config = {name: value for name, value in locals().items() if name != "images"}
     _check_arguments(method=method, task=task, steps=steps)
     cohort = Store.open(store)
     rows = _choose_images(cohort, split, num_images)

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pacx.data.store import Store
-from pacx.preprocess import fit_square
+from pacx.preprocess import Geometry, fit_square
 
 __all__ = ["save_curves", "save_overlays"]
 
@@ -25,6 +25,8 @@ _OUTLINES = ("#35c9ff", "#ffb000", "#7cff6b", "#ff5fa2")
 """One colour per mask, told apart on gray by colour-blind readers."""
 
 _COLOURS = "inferno"
+_SHOWN = 448
+"""edge of a picture that is shown by itself, pixels"""
 _BRIGHTEST = {"rollout": 3.0, "gradient": 6.0}
 """Multiple of even attention from which on the colour no longer changes."""
 
@@ -75,6 +77,36 @@ def save_overlays(
     figure.savefig(path)
 
 
+def save_overlay(
+    path: Path, pixels: NDArray[np.float32], attention: NDArray[np.float64], *, geometry: Geometry, title: str
+) -> None:
+    """Draw one X-ray beside itself with its attention.
+
+    Args:
+        path: PNG file to write.
+        pixels: (H, W) in [0, 1], as it was read.
+        attention: (grid, grid) with sum 1, over the square that the encoder saw.
+        geometry: how the picture became that square. A squashed one is shown in its own proportions, of a cropped or
+            padded one the square.
+        title: the file's and the encoder's names.
+    """
+    square = fit_square(pixels, _SHOWN, geometry)
+    aspect = pixels.shape[0] / pixels.shape[1] if geometry == "squash" else 1.0
+    figure = Figure(figsize=(8.2, 3.7 * aspect + 0.5), dpi=110, facecolor="white", layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis in axes:
+        axis.imshow(square, cmap="gray", vmin=0, vmax=1, aspect=aspect)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    brightest = _BRIGHTEST["rollout"]
+    _draw_attention(axes[1], attention * attention.size, size=_SHOWN, brightest=brightest, aspect=aspect)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, brightest), cmap=_COLOURS), ax=axes[1], pad=0.02, extend="max")
+    bar.set_label("times even attention", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(path)
+
+
 def save_curves(path: Path, found: dict[str, Any]) -> None:
     """Draw the mean probability against the share of patches removed, one line per order.
 
@@ -94,11 +126,13 @@ def save_curves(path: Path, found: dict[str, Any]) -> None:
     figure.savefig(path)
 
 
-def _draw_attention(axis: Any, attention: NDArray[np.float64], *, size: int, brightest: float) -> None:
+def _draw_attention(
+    axis: Any, attention: NDArray[np.float64], *, size: int, brightest: float, aspect: float = 1.0
+) -> None:
     """Lay attention over an X-ray, the more opaque the more there is."""
     strength = np.clip(attention / brightest, 0.0, 1.0).astype(np.float32)
     smooth = fit_square(strength, size)
-    axis.imshow(smooth, cmap=_COLOURS, vmin=0, vmax=1, alpha=0.15 + 0.65 * smooth)
+    axis.imshow(smooth, cmap=_COLOURS, vmin=0, vmax=1, alpha=0.15 + 0.65 * smooth, aspect=aspect)
 
 
 def _draw_outlines(axis: Any, store: Store, row: int) -> None:
