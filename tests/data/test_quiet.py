@@ -3,7 +3,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from tests.data.seed_files import CANARY
+
+from pacx.data.pixels import ImageError, refuse_damage
 
 CODE = f"""
 import sys, numpy as np
@@ -26,3 +29,16 @@ def said(how: str) -> str:
 def test_quieted_decoders_say_nothing_of_a_damaged_header() -> None:
     assert "UI" in said("loud") and "Ca" in said("loud")
     assert said("quiet") == ""
+
+
+@pytest.mark.parametrize("value", [CANARY, f"O'{CANARY}", f'{CANARY}"', f"'\"{CANARY}", CANARY.encode()])
+def test_the_reason_for_a_refusal_does_not_quote_the_header(value: str | bytes) -> None:
+    """Found by fuzzing: the name of a patient in `invalid literal for int() with base 10: 'NAME'`."""
+    with pytest.raises(ImageError, match="damaged") as caught, refuse_damage("It can't be read"):
+        raise ValueError(f"this can't be a number: {value!r}, and neither can {value!r}")
+    assert CANARY not in str(caught.value)
+    assert "this can't be a number: …, and neither can" in str(caught.value)
+    with pytest.raises(ImageError, match=r"base 10: …\)") as caught, refuse_damage("It cannot be read"):
+        int(CANARY + "\0" * 500)
+    with pytest.raises(ImageError, match=r"\(KeyError\)"), refuse_damage("It cannot be read"):
+        raise KeyError(value)
