@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-__all__ = ["Answer", "Client", "Request", "as_upload", "keep_busy", "percentile", "read_answer"]
+__all__ = ["Answer", "Client", "Request", "as_upload", "keep_busy", "percentile", "problem_fault", "read_answer"]
 
 _BOUNDARY = b"pacx-load-7d1f3c"
 _AT_ONCE = 0.25
@@ -182,6 +183,20 @@ async def _work(
         client.close()
 
     await asyncio.gather(*(work() for _ in range(clients)))
+
+
+def problem_fault(answer: Answer) -> str:
+    """Say what keeps an answer from being a problem of RFC 9457; empty if nothing does."""
+    if answer.headers.get("content-type", "").partition(";")[0] != "application/problem+json":
+        return f"content type {answer.headers.get('content-type')!r}"
+    try:
+        problem = json.loads(answer.body)
+    except ValueError:
+        return f"no JSON: {answer.body[:200]!r}"
+    missing = [name for name in ("type", "title", "status", "detail") if not problem.get(name)]
+    if missing or problem["status"] != answer.status:
+        return f"a problem without {missing} or of another status: {answer.body[:200]!r}"
+    return ""
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -32,7 +32,7 @@ from typing import Any
 
 from benchmarks import servers
 from benchmarks.bad_requests import KINDS, BadRequests, make_bombs
-from benchmarks.load import Answer, Client, Request, as_upload, percentile
+from benchmarks.load import Answer, Client, Request, as_upload, percentile, problem_fault
 from benchmarks.measure import say
 from benchmarks.results import RESULTS, Row, finish
 from benchmarks.serve_files import write_images
@@ -165,20 +165,6 @@ def largest_difference(expected: Any, found: Any) -> float:
     if isinstance(expected, int | float) and isinstance(found, int | float):
         return abs(expected - found)
     return 0.0 if expected == found else float("inf")
-
-
-def problem_fault(answer: Answer) -> str:
-    """Say what keeps an answer from being a problem of RFC 9457; empty if nothing does."""
-    if answer.headers.get("content-type", "").partition(";")[0] != "application/problem+json":
-        return f"content type {answer.headers.get('content-type')!r}"
-    try:
-        problem = json.loads(answer.body)
-    except ValueError:
-        return f"no JSON: {answer.body[:200]!r}"
-    missing = [name for name in ("type", "title", "status", "detail") if not problem.get(name)]
-    if missing or problem["status"] != answer.status:
-        return f"a problem without {missing} or of another status: {answer.body[:200]!r}"
-    return ""
 
 
 def main() -> None:
