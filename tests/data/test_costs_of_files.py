@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate
-from tests.data.dicom_files import dicom_bytes, jpeg_dicom
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+from tests.data.dicom_files import dicom_bytes, jpeg_dicom, make_dicom
 from tests.data.png_chunks import join_chunks, split_chunks
 from tests.data.seed_files import encoded
 
@@ -49,6 +50,17 @@ def test_such_a_jpeg_inside_a_dicom_is_refused() -> None:
         read_cxr(dicom_bytes(ds))
 
 
+def test_a_jpeg_whose_header_declares_far_more_than_there_is_is_refused() -> None:
+    """Found by fuzzing: 636 bytes read as 90 million gray pixels, in seconds."""
+    data = encoded(GRAY, "JPEG")
+    size = data.index(b"\xff\xc0") + 5
+    with pytest.raises(ImageError, match="81,000,000 pixels, which take at least 158,203 bytes"):
+        read_cxr(data[:size] + struct.pack(">HH", 9000, 9000) + data[size + 4 :])
+    for options in ({}, {"progressive": True, "optimize": True}):  # nothing packs better than one gray
+        blank = encoded(Image.new("L", (4000, 4000), 77), "JPEG", **options)
+        assert read_cxr(blank).pixels.shape == (4000, 4000)
+
+
 def test_a_jpeg_of_very_many_exif_blocks_is_refused() -> None:
     data = encoded(GRAY, "JPEG")
     block = b"\xff\xe1" + struct.pack(">H", 65_535) + b"Exif\0\0" + bytes(65_527)
@@ -77,6 +89,35 @@ def test_a_tiff_of_very_many_pages_is_refused() -> None:
 
 def test_very_many_fragments_of_compressed_pixels_are_refused() -> None:
     ds = jpeg_dicom(GRAY)
-    ds.PixelData = b"\xfe\xff\x00\xe0\0\0\0\0" * 200_000
+    ds.PixelData = b"\xfe\xff\x00\xe0\0\0\0\0" * 120_000
     with pytest.raises(ImageError, match="more than 100,000 fragments"):
         read_cxr(dicom_bytes(ds))
+
+
+def test_a_dicom_of_very_many_elements_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pacx.data.dicom_header.MAX_READS", 10_000)
+    element = b"\x28\0\x02\0US\2\0\1\0"  # SamplesPerPixel
+    data = dicom_bytes(make_dicom(GRAY, bits=8))
+    start = data.index(b"\x28\0\x02\0US")
+    with pytest.raises(ImageError, match="more than 5,000 elements"):
+        read_cxr(data[:start] + element * 11_000 + data[start:])
+    assert read_cxr(data[:start] + element * 2000 + data[start:]).pixels.shape == (8, 6)
+
+
+def test_such_a_dicom_that_is_deflated_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """800 kB that inflate to 800 MB of empty elements, within the limit of size, took three minutes."""
+    monkeypatch.setattr("pacx.data.dicom_header.MAX_READS", 10_000)
+    data = dicom_bytes(make_dicom(GRAY, bits=8, syntax=DeflatedExplicitVRLittleEndian))
+    meta = data[: 144 + struct.unpack("<I", data[140:144])[0]]
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    with pytest.raises(ImageError, match="more than 5,000 elements"):
+        read_cxr(meta + deflater.compress(bytes(2**20)) + deflater.flush())
+
+
+def test_a_look_up_table_sequence_of_very_many_items_is_refused() -> None:
+    data = dicom_bytes(make_dicom(GRAY, bits=8))
+    start = data.index(b"\xe0\x7f\x10\0OB")
+    items = b"\xfe\xff\x00\xe0\0\0\0\0" * 300_000
+    sequence = b"\x28\0\x10\x30SQ\0\0" + struct.pack("<I", len(items)) + items
+    with pytest.raises(ImageError, match="VOILUTSequence has 2,400,000 bytes"):
+        read_cxr(data[:start] + sequence + data[start:])

@@ -19,7 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from pacx.data.pixels import ImageError
 
-__all__ = ["check_fragments", "check_metadata", "check_scans", "count_pages"]
+__all__ = ["check_fragments", "check_length", "check_metadata", "check_scans", "count_pages"]
 
 MAX_PASSES = 16
 MAX_EXIF_BLOCKS = 64
@@ -68,6 +68,22 @@ def check_scans(data: bytes, *, pixels: int, max_pixels: int) -> None:
         raise ImageError(
             f"It sends {pixels:,} pixels in {scans:,} scans; allowed: {MAX_PASSES * max_pixels // pixels:,} for a "
             "picture of that size. No camera or archive writes so many."
+        )
+
+
+def check_length(data: bytes, *, pixels: int) -> None:
+    """Refuse a JPEG that is too short for its pixels; a decoder would fill the rest with gray.
+
+    Each block of 8 x 8 takes a bit or more with Huffman's code, which all but a few JPEGs use.
+
+    Raises:
+        ImageError: it is.
+    """
+    needed = pixels // (64 * 8)
+    if len(data) < needed:
+        raise ImageError(
+            f"It is truncated: its header says {pixels:,} pixels, which take at least {needed:,} bytes, and "
+            f"{len(data):,} are there."
         )
 
 

@@ -22,7 +22,7 @@ from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTr
 from pacx.data.costs_of_files import check_fragments, check_scans
 from pacx.data.dicom_gray import colour_to_gray, stored_to_gray
 from pacx.data.dicom_header import DicomHeader, open_dicom, read_header
-from pacx.data.pixels import CxrImage, ImageError, Voi, check_size, max_bytes, refuse_damage
+from pacx.data.pixels import CxrImage, ImageError, Voi, check_size, refuse_damage
 from pacx.errors import MissingExtraError
 
 __all__ = ["read_dicom"]
@@ -39,7 +39,8 @@ def read_dicom(data: bytes, *, frame: int | None, voi: Voi, max_pixels: int) -> 
         ImageError: there is no image in it that can be read.
         MissingExtraError: its compression needs the extra `dicom`.
     """
-    ds = open_dicom(data, max_size=max_bytes(max_pixels))
+    # 16 bits a sample and 64 MiB of everything else; what is deflated is small, so its own length limits nothing.
+    ds = open_dicom(data, max_size=2 * max_pixels + 64 * 2**20)
     header = read_header(ds)
     check_size(header.rows, header.columns, samples=header.samples, frames=header.frames, max_pixels=max_pixels)
     index = _choose_frame(header.frames, frame)

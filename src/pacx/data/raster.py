@@ -26,7 +26,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from pacx.data.costs_of_files import check_metadata, check_scans, count_pages
+from pacx.data.costs_of_files import check_length, check_metadata, check_scans, count_pages
 from pacx.data.pixels import CxrImage, ImageError, check_size, refuse_damage, to_unit
 
 __all__ = ["read_raster"]
@@ -59,6 +59,7 @@ def read_raster(data: bytes, kind: str, *, frame: int | None, max_pixels: int) -
         _check_raster_size(image, max_pixels)
         frames = count_pages(image)
     if kind == "JPEG":
+        check_length(data, pixels=image.height * image.width)
         check_scans(data, pixels=image.height * image.width, max_pixels=max_pixels)
     if frame is None and frames > 1:
         raise ImageError(
