@@ -25,6 +25,8 @@ NAMES = (
     "probe",
     "probe_scale",
     "near_duplicates",
+    "serve",
+    "soak",
 )
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 README = Path(__file__).parent / "README.md"

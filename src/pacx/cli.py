@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from pacx import __version__
 from pacx.commands import COMMANDS, build_parser, find, friendly_arguments, load, split_name
+from pacx.data.quiet import quiet_decoders
 from pacx.errors import PacxError
 from pacx.ranks import is_first, rank
 
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"pacx {__version__}")
         return 0
     _log_to_screen()
+    quiet_decoders()
     # libgomp's threads spin for long while they wait for each other. Beside another busy process a training step then
     # takes many times as long; a short spin costs nothing on a free machine. Read when torch is imported, later.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

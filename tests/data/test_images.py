@@ -13,6 +13,7 @@ from dicom_files import dicom_bytes, jpeg_dicom, make_dicom
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from tests.data.png_chunks import join_chunks, split_chunks
 
 from pacx.data.images import ImageError, is_blank, read_cxr
 
@@ -427,6 +428,24 @@ def test_a_file_longer_than_the_limit_allows_is_not_read(tmp_path: Path) -> None
         file.truncate(200 * 2**20)  # sparse: takes no space
     with pytest.raises(ImageError, match="209,715,200 bytes"):
         read_cxr(tmp_path / "long.png", max_pixels=1000)
+
+
+def test_the_depth_of_a_png_is_that_of_the_header_that_counts() -> None:
+    """Found by fuzzing: a chunk before the header gave NaN, a second header pixels beyond 1."""
+    header, *rest = split_chunks(encoded(np.full((4, 5), 40_000, dtype=np.uint16), "PNG"))
+    other = (b"IHDR", header[1][:8] + b"\x08" + header[1][9:])
+    for chunks in ([(b"teSt", b""), header, *rest], [other, header, *rest]):
+        image = read_cxr(join_chunks(chunks))
+        np.testing.assert_allclose(image.pixels, 40_000 / 65_535, atol=1e-6)
+        assert image.bit_depth == 16
+
+
+def test_a_tiff_whose_strips_do_not_cover_it_is_refused() -> None:
+    """Found by fuzzing: Pillow leaves the rows that no strip has black."""
+    data = encoded(GRAY, "TIFF")
+    height = data.index(struct.pack("<HHI", 257, 4, 1)) + 8
+    with pytest.raises(ImageError, match="its header says 6,000 pixels and 48 are there"):
+        read_cxr(data[:height] + struct.pack("<I", 1000) + data[height + 4 :])
 
 
 def test_an_unknown_choice_of_voi_is_refused() -> None:

@@ -19,9 +19,10 @@ from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
+from pacx.data.costs_of_files import check_fragments, check_scans
 from pacx.data.dicom_gray import colour_to_gray, stored_to_gray
 from pacx.data.dicom_header import DicomHeader, open_dicom, read_header
-from pacx.data.pixels import CxrImage, ImageError, Voi, check_size, max_bytes, refuse_damage
+from pacx.data.pixels import CxrImage, ImageError, Voi, check_size, refuse_damage
 from pacx.errors import MissingExtraError
 
 __all__ = ["read_dicom"]
@@ -38,12 +39,13 @@ def read_dicom(data: bytes, *, frame: int | None, voi: Voi, max_pixels: int) -> 
         ImageError: there is no image in it that can be read.
         MissingExtraError: its compression needs the extra `dicom`.
     """
-    ds = open_dicom(data, max_size=max_bytes(max_pixels))
+    # 16 bits a sample and 64 MiB of everything else; what is deflated is small, so its own length limits nothing.
+    ds = open_dicom(data, max_size=2 * max_pixels + 64 * 2**20)
     header = read_header(ds)
     check_size(header.rows, header.columns, samples=header.samples, frames=header.frames, max_pixels=max_pixels)
     index = _choose_frame(header.frames, frame)
     _check_photometric(header)
-    stored = _decode(ds, header, index)
+    stored = _decode(ds, header, index, max_pixels=max_pixels)
     steps = [f"decoded {header.transfer_syntax.name}"]
     if header.frames > 1:
         steps.append(f"frame {index} of {header.frames}")
@@ -84,7 +86,7 @@ def _check_photometric(header: DicomHeader) -> None:
         raise ImageError(f"It is a colour image of {header.bits_stored} bits per sample; allowed: at most 16.")
 
 
-def _decode(ds: Dataset, header: DicomHeader, index: int) -> NDArray[np.integer[Any]]:
+def _decode(ds: Dataset, header: DicomHeader, index: int, *, max_pixels: int) -> NDArray[np.integer[Any]]:
     """Return the stored values of one frame: (H, W), or (H, W, 3) in RGB."""
     syntax = header.transfer_syntax
     try:
@@ -97,7 +99,7 @@ def _decode(ds: Dataset, header: DicomHeader, index: int) -> NDArray[np.integer[
     if not decoder.is_available:
         raise MissingExtraError(f"Decoding {syntax.name} pixels", extra="dicom")
     if syntax.is_encapsulated:
-        _check_codestream(ds, header, index)
+        _check_codestream(ds, header, index, max_pixels=max_pixels)
     else:
         _check_length(ds, header)
     hint = ""
@@ -123,11 +125,12 @@ def _check_length(ds: Dataset, header: DicomHeader) -> None:
         raise ImageError(f"It is truncated: its header declares {declared:,} bytes of pixels and {found:,} are there.")
 
 
-def _check_codestream(ds: Dataset, header: DicomHeader, index: int) -> None:
-    """Refuse a compressed frame that is not of the size that the DICOM header says.
+def _check_codestream(ds: Dataset, header: DicomHeader, index: int, *, max_pixels: int) -> None:
+    """Refuse a compressed frame that is not of the size that the DICOM header says, or too costly to decode.
 
     The limit was checked against the header; a decoder allocates what the compressed stream says.
     """
+    check_fragments(ds.PixelData)
     offsets = None
     with refuse_damage("Its compressed frames cannot be told apart"):
         if "ExtendedOffsetTable" in ds:
@@ -139,6 +142,8 @@ def _check_codestream(ds: Dataset, header: DicomHeader, index: int) -> None:
             f"Its header says {header.rows} rows x {header.columns} columns but the compressed picture inside is "
             f"{size[0]} x {size[1]}."
         )
+    if frame.startswith(b"\xff\xd8"):
+        check_scans(frame, pixels=header.rows * header.columns, max_pixels=max_pixels)
 
 
 def _codestream_size(frame: bytes) -> tuple[int, int] | None:

@@ -32,6 +32,10 @@ from pacx.data.pixels import ImageError, printable, refuse_damage
 
 __all__ = ["DicomHeader", "LookupTable", "Window", "open_dicom", "read_header"]
 
+MAX_READS = 300_000
+MAX_TABLE_BYTES = 1 << 21
+"""of a look-up table sequence; a table of 65,536 entries has 131 kB"""
+
 
 @dataclass(frozen=True, eq=False)
 class LookupTable:
@@ -95,6 +99,23 @@ class DicomHeader:
     """the element that the spacing was found in"""
 
 
+class _Patient(BytesIO):
+    """A file whose reader loses patience: pydicom takes one or two reads for an element, and has no limit of its own.
+
+    800 MB of zeros, which deflate to 800 kB, are 100 million empty elements and would keep it busy for minutes.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._left = MAX_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise ImageError(f"Its header has more than {MAX_READS // 2:,} elements; no X-ray has so many.")
+        return super().read(size)
+
+
 def open_dicom(data: bytes, *, max_size: int) -> Dataset:
     """Parse a DICOM file without decoding its pixels.
 
@@ -103,17 +124,16 @@ def open_dicom(data: bytes, *, max_size: int) -> Dataset:
         max_size: bytes that a deflated data set may inflate to.
 
     Raises:
-        ImageError: it cannot be parsed, or it would inflate beyond the limit.
+        ImageError: it cannot be parsed, or has absurdly many elements, or would inflate beyond the limit.
     """
     with refuse_damage("Its DICOM data set cannot be parsed"):
-        _check_inflated_size(data, max_size=max_size)
-        return dcmread(BytesIO(data), force=True)
+        if DeflatedExplicitVRLittleEndian.encode() in data:
+            _check_deflated(data, max_size=max_size)
+        return dcmread(_Patient(data), force=True)
 
 
-def _check_inflated_size(data: bytes, *, max_size: int) -> None:
+def _check_deflated(data: bytes, *, max_size: int) -> None:
     """Refuse a deflated data set that is a bomb: pydicom itself inflates without any limit."""
-    if DeflatedExplicitVRLittleEndian.encode() not in data:
-        return
     stream = BytesIO(data)
     stream.seek(132 if data[128:132] == b"DICM" else 0)
     vr = data[stream.tell() + 4 : stream.tell() + 6]
@@ -124,11 +144,13 @@ def _check_inflated_size(data: bytes, *, max_size: int) -> None:
     )
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        inflater.decompress(data[stream.tell() :], max_size)
+        inflated = inflater.decompress(data[stream.tell() :], max_size + 1)
     except zlib.error:
         return  # the identifier is only mentioned; or pydicom will find the same damage
-    if inflater.unconsumed_tail:
+    if len(inflated) > max_size:
         raise ImageError(f"Its deflated data set is larger than {max_size:,} bytes when inflated.")
+    # pydicom would read what it inflates itself with endless patience.
+    read_dataset(_Patient(inflated), is_implicit_VR=False, is_little_endian=True)
 
 
 def read_header(ds: Dataset) -> DicomHeader:
@@ -260,6 +282,9 @@ def _padding(ds: Dataset, *, signed: bool, bits_allocated: int) -> tuple[int, in
 
 
 def _sequence_table(ds: Dataset, keyword: str) -> LookupTable | None:
+    raw = ds.get_item(keyword)
+    if raw is not None and isinstance(raw.value, bytes) and len(raw.value) > MAX_TABLE_BYTES:
+        raise ImageError(f"Its {keyword} has {len(raw.value):,} bytes; allowed: {MAX_TABLE_BYTES:,}.")
     item = _first(ds.get(keyword))
     return None if item is None else _table(item["LUTDescriptor"].value, item["LUTData"].value, ds)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,10 @@ MAX_PIXELS = 100_000_000
 
 BLANK_SHARE = 0.999
 """An image is blank when at least this share of its pixels lies within two neighbouring 8-bit gray levels."""
+
+
+# Up to the closing quote, or to the end: Python itself cuts long values off.
+_QUOTED = re.compile(r"""(?<!\w)b?(?:'(?:\\.|[^'\\])*(?:'|\Z)|"(?:\\.|[^"\\])*(?:"|\Z))""", re.DOTALL)
 
 
 class ImageError(PacxError):
@@ -140,7 +145,9 @@ def refuse_damage(what: str) -> Iterator[None]:
     except PacxError:
         raise
     except Exception as error:
-        reason = printable(str(error), longest=300) or type(error).__name__
+        # Libraries quote the value that they stumble over, and that may be a patient's name out of the header.
+        reason = printable(_QUOTED.sub("…", str(error)), longest=300)
+        reason = reason if reason.strip("… ") else type(error).__name__
         raise ImageError(
             f"{what}: the file is damaged, truncated or of a kind that is not supported ({reason}).", quoted=reason
         ) from error

@@ -26,6 +26,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from pacx.data.costs_of_files import check_length, check_metadata, check_scans, count_pages
 from pacx.data.pixels import CxrImage, ImageError, check_size, refuse_damage, to_unit
 
 __all__ = ["read_raster"]
@@ -41,6 +42,7 @@ _PHOTOMETRIC = {
     "YCbCr": "YBR_FULL",
 }
 _WORDS = ("I;16", "I;16B", "I;16L")
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT, _TIFF_SAMPLE_FORMAT = 258, 262, 322, 323, 339
 _ORIENTATION = 274
 
@@ -51,10 +53,14 @@ def read_raster(data: bytes, kind: str, *, frame: int | None, max_pixels: int) -
     Raises:
         ImageError: it is damaged, too large, has several pages and none is chosen, or is of a kind that is not known.
     """
+    check_metadata(data, kind)
     with refuse_damage(f"Its {kind} header cannot be read"):
         image = _OPENERS[kind](BytesIO(data))
         _check_raster_size(image, max_pixels)
-        frames = getattr(image, "n_frames", 1)
+        frames = count_pages(image)
+    if kind == "JPEG":
+        check_length(data, pixels=image.height * image.width)
+        check_scans(data, pixels=image.height * image.width, max_pixels=max_pixels)
     if frame is None and frames > 1:
         raise ImageError(
             f"It has {frames} pages and pacx does not guess which one is meant. Choose one: frame=0 to {frames - 1}."
@@ -68,7 +74,8 @@ def read_raster(data: bytes, kind: str, *, frame: int | None, max_pixels: int) -
             _check_raster_size(image, max_pixels)
             steps.append(f"page {frame} of {frames}")
         photometric = _photometric(image)
-        bits = _bits(image, data)
+        bits = _bits(image)
+        _check_complete(image)
         if kind == "JPEG" and image.mode == "RGB":
             image.draft("L", None)  # the file's own luma channel: no colour conversion there and back
             steps.append("ITU-R 601 luma")
@@ -99,6 +106,17 @@ def _check_raster_size(image: ImageFile, max_pixels: int) -> None:
     check_size(_tag(image, _TIFF_TILE_HEIGHT, 1), _tag(image, _TIFF_TILE_WIDTH, 1), max_pixels=max_pixels)
 
 
+def _check_complete(image: ImageFile) -> None:
+    """Refuse a TIFF whose strips or tiles do not cover it; Pillow would leave the rest black."""
+    if not isinstance(image, TiffImageFile):
+        return
+    boxes = [tile[1] for tile in image.tile if tile[1] is not None]
+    covered = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
+    declared = _tag(image, _TIFF_HEIGHT, 0) * _tag(image, _TIFF_WIDTH, 0)
+    if covered < declared:
+        raise ImageError(f"It is truncated: its header says {declared:,} pixels and {covered:,} are there.")
+
+
 def _tag(image: ImageFile, number: int, default: int) -> int:
     """Return a TIFF tag's (first) value; the default for other formats."""
     value = getattr(image, "tag_v2", {}).get(number, default)
@@ -111,10 +129,17 @@ def _photometric(image: ImageFile) -> str:
     return _PHOTOMETRIC.get(image.mode, "MONOCHROME2")
 
 
-def _bits(image: ImageFile, data: bytes) -> int:
+def _bits(image: ImageFile) -> int:
     if isinstance(image, PngImageFile):
-        return data[24] if image.mode != "P" else 8  # a palette index has no gray depth, its entries have 8 bits
+        return _png_bits(image)
     return _tag(image, _TIFF_BITS, 1) if isinstance(image, TiffImageFile) else 8
+
+
+def _png_bits(image: PngImageFile) -> int:
+    """Tell the depth from how Pillow unpacks the pixels ("L;4", "I;16B"): a damaged file may have two headers."""
+    if image.mode in {"1", "P"}:  # a palette index has no gray depth, its entries have 8 bits
+        return 1 if image.mode == "1" else 8
+    return int(str(image.tile[0][3]).partition(";")[2].rstrip("B") or 8)
 
 
 def _load_upright(image: ImageFile) -> int:

@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
+from pacx.data.quiet import quiet_decoders
 from pacx.errors import PacxError
 
 __all__ = ["available_cores", "end_with_parent", "threads_each", "worker_pool"]
@@ -39,7 +40,7 @@ def worker_pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("spawn")
     with (
         threads_each(1, keep_freed=True),
-        ProcessPoolExecutor(num_workers, mp_context=context, initializer=end_with_parent) as pool,
+        ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker) as pool,
     ):
         try:
             yield pool
@@ -50,6 +51,11 @@ def worker_pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    end_with_parent()
+    quiet_decoders()
 
 
 def end_with_parent() -> None:
