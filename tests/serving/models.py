@@ -35,7 +35,9 @@ def make_readout(token: HeadToken = "cls", *, names: tuple[str, ...] = ("effusio
                specificity=0.8, num_test=100)
         for name in names
     )  # fmt: skip
-    return Readout(outputs, token, Calibration("Platt", "validation split", 0.02), "a store, 100% of the training labels")
+    return Readout(
+        outputs, token, Calibration("Platt", "validation split", 0.02), "a store, 100% of the training labels"
+    )
 
 
 def make_head(encoder: Encoder, token: HeadToken = "cls", **options: tuple[str, ...]) -> ReadoutHead:

@@ -128,29 +128,31 @@ def test_arguments_that_do_not_fit_are_refused(
         export(str(trained), **{"out": tmp_path / "model.onnx", **options})  # type: ignore[arg-type]
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    from pacx.cli import main
+
+    out = tmp_path_factory.mktemp("store") / "cohort"
+    arguments = ["--patients", "40", "--size", "64", "--seed", "3", "--ecg", "false", "--labs", "false"]
+    assert main(["simulate", *arguments, "--out", str(out)]) == 0
+    return Store.open(out)
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.serving.models import make_head
+
+    from pacx.models.readout_head import save_head
+
+    folder = tmp_path_factory.mktemp("named")
+    encoder = make_encoder()
+    save_encoder(encoder, folder / "encoder")
+    save_head(make_head(encoder, names=("heart_failure", "copd")), folder / "head")
+    return folder
+
+
 class TestReducedPrecision:
     """On a store with labels of the head's outputs."""
-
-    @pytest.fixture(scope="class")
-    def store(self, tmp_path_factory: pytest.TempPathFactory) -> Store:
-        from pacx.cli import main
-
-        out = tmp_path_factory.mktemp("store") / "cohort"
-        arguments = ["--patients", "40", "--size", "64", "--seed", "3", "--ecg", "false", "--labs", "false"]
-        assert main(["simulate", *arguments, "--out", str(out)]) == 0
-        return Store.open(out)
-
-    @pytest.fixture(scope="class")
-    def named(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        from tests.serving.models import make_head
-
-        from pacx.models.readout_head import save_head
-
-        folder = tmp_path_factory.mktemp("named")
-        encoder = make_encoder()
-        save_encoder(encoder, folder / "encoder")
-        save_head(make_head(encoder, names=("heart_failure", "copd")), folder / "head")
-        return folder
 
     def test_half_precision_is_half_as_large_and_nearly_the_same(
         self, named: Path, store: Store, tmp_path: Path

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from pacx.data.images import read_cxr
 from pacx.data.pixels import CxrImage, ImageError, TooLargeError, UnknownFormatError
+from pacx.data.quiet import quiet_decoders
 from pacx.errors import PacxError
 from pacx.preprocess import Preprocess, fit_box
 
@@ -106,6 +107,7 @@ def main(memory: int) -> None:
     sys.stdout = sys.stderr  # whatever a library prints must not get between the answers
     import pydicom  # noqa: F401 - the first DICOM should not wait for it
 
+    quiet_decoders()
     _bound_memory(memory)
     answers.write(b"ready\n")
     answers.flush()

@@ -59,6 +59,7 @@ class DecodePool:
         self._idle: asyncio.Queue[_Worker | None] = asyncio.Queue()
         self._all: set[_Worker] = set()
         self._running: set[asyncio.Task[Any]] = set()
+        self._dying: set[asyncio.Task[int]] = set()
         self.killed = 0
         """processes that took too long or died"""
 
@@ -73,7 +74,8 @@ class DecodePool:
             task.cancel()
         for worker in list(self._all):
             self._kill(worker)
-        await asyncio.gather(*(worker.process.wait() for worker in list(self._all)), return_exceptions=True)
+        await asyncio.gather(*self._dying)
+        await asyncio.sleep(0)  # their pipes close in the loop's next turn
 
     async def decode(self, data: bytes, *, preprocess: Preprocess | None = None, render: int | None = None) -> Decoded:
         """Decode a file.
@@ -151,6 +153,9 @@ class DecodePool:
         if worker.process.returncode is None:
             worker.process.kill()
         self._all.discard(worker)
+        dying = asyncio.create_task(worker.process.wait())
+        self._dying.add(dying)
+        dying.add_done_callback(self._dying.discard)
 
 
 def _read_answer(body: bytes) -> Decoded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -82,6 +83,9 @@ def serve(
     with _environment(settings, workers), _listening(host, port) as listening:
         app = make_app()  # with several workers too: what cannot be opened is said once, here
         log.info("serve: http://%s:%d", host, port)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # The server obeys them, and when it is done sends them on to whoever had them before: to nobody.
+            signal.signal(number, lambda *_: None)
         uvicorn.run(
             app if workers == 1 else "pacx.serving.serve:make_app", factory=workers > 1, fd=listening.fileno(),
             workers=workers, access_log=False, log_config=None, server_header=False,
