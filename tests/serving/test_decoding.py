@@ -127,7 +127,7 @@ def test_a_file_that_takes_too_long_costs_its_process_and_nobody_else() -> None:
     async def use(pool: DecodePool) -> None:
         (worker,) = pool._all
         os.kill(worker.process.pid, signal.SIGSTOP)  # as a decoder that hangs
-        with pytest.raises(Problem, match="longer than 0.5 seconds"):
+        with pytest.raises(Problem, match=r"longer than 0\.5 seconds"):
             await pool.decode(FILES["8-bit PNG"], render=10)
         assert pool.killed == 1
         assert (await pool.decode(FILES["8-bit PNG"], render=10)).rendered is not None

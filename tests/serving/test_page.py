@@ -60,8 +60,9 @@ DICOM = {
 TEXT = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"There is no image in here."}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Start a browser, for this file alone: while it is there its event loop occupies the thread, and no other may."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

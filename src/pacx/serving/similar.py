@@ -76,7 +76,7 @@ def similar(
     rows = [
         {
             "image_id": image,
-            "rank": rank + 1,
+            "rank": rank,
             "neighbour": names[row],
             "similarity": round(float(cosine[place, row]), 6),
         }
