@@ -3,7 +3,7 @@
     NAIVE_ENCODER=ENCODER_FOLDER NAIVE_HEAD=head.safetensors uvicorn benchmarks.naive_server:app
 
 One image per request, a `def` endpoint in the framework's thread pool, torch in eager mode with its default threads.
-It reads files and prepares pixels with pacx, so that both sides see the same network input.
+The network runs as timm wrote it. Files are read and pixels prepared with pacx, so that both sides see the same input.
 """
 
 from __future__ import annotations
@@ -33,4 +33,4 @@ def predict(file: UploadFile) -> dict[str, list[float]]:
         raise HTTPException(422, str(error)) from error
     image = torch.from_numpy(encoder.config.preprocess(pixels))[None]
     with torch.inference_mode():
-        return {"probabilities": torch.sigmoid(head(encoder(image)))[0].tolist()}
+        return {"probabilities": torch.sigmoid(head(encoder.vit(image)))[0].tolist()}

@@ -43,6 +43,7 @@ def run(use: Any, **limits: int) -> None:
     async def main() -> None:
         model = Slow()
         batcher = Batcher(model, Limits(**{"batch_size": 4, "queue_size": 8, **limits}))
+        batcher.seconds_per_image = 0.001
         batcher.start()
         async with asyncio.timeout(10):
             await use(batcher, model)
@@ -69,6 +70,34 @@ def test_waiting_images_share_batches_and_get_their_own_answers() -> None:
         assert model.batches[1][1] == {"embedding", "probability"}
 
     run(use)
+
+
+def test_images_of_a_slow_model_do_not_wait_for_each_other() -> None:
+    async def use(batcher: Batcher, model: Slow) -> None:
+        batcher.seconds_per_image = 0.3
+        model.go.set()
+        await asyncio.gather(*(batcher.answer(image(n), ("embedding",)) for n in range(3)))
+        assert [size for size, _ in model.batches] == [1, 1, 1]
+
+    run(use)
+
+
+def test_several_runners_share_what_waits() -> None:
+    async def main() -> None:
+        model = Slow()
+        batcher = Batcher(model, Limits(batch_size=8), runners=2)
+        batcher.seconds_per_image = 0.001
+        tasks = [asyncio.create_task(batcher.answer(image(n), ("embedding",))) for n in range(6)]
+        await asyncio.sleep(0)
+        batcher.start()
+        await asyncio.sleep(0.05)
+        model.go.set()
+        found = await asyncio.gather(*tasks)
+        assert [float(one.embedding[0]) for one in found if one.embedding is not None] == [0, 1, 2, 3, 4, 5]
+        assert sorted(size for size, _ in model.batches) == [1, 2, 3]  # each a half of what waits
+        await batcher.stop()
+
+    asyncio.run(main())
 
 
 def test_a_full_queue_says_when_to_come_back() -> None:

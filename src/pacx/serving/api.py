@@ -50,6 +50,7 @@ def create_app(
     models: Sequence[OnnxModel],
     *,
     limits: Limits | None = None,
+    runners: int = 1,
     tokens: Collection[str] = (),
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
@@ -58,13 +59,14 @@ def create_app(
     Args:
         models: at least one; the first answers where none is named.
         limits: of uploads, queues and time.
+        runners: forward passes of a model side by side.
         tokens: bearer tokens that are accepted; none = open to all who reach the port.
         hosts: names under which the server may be asked; None = any.
 
     Raises:
         PacxError: two models of one name, or a gallery of another model.
     """
-    service = Service(models, limits or Limits())
+    service = Service(models, limits or Limits(), runners=runners)
     app = FastAPI(
         title="pacx",
         version=__version__,

@@ -1,7 +1,12 @@
 """Micro-batching: images that came while the model was busy go through it together.
 
-Nobody waits for company: the model starts as soon as it is free, with what there is. So a lone request is as fast as it
-can be, and under load batches fill by themselves. The queue is bounded; who finds it full is told when to come back.
+* **Nobody waits for company**: a forward pass starts as soon as a thread is free, with what there is. So a lone request
+  is as fast as it can be, and under load batches fill by themselves.
+* **Several forward passes side by side, each with few threads**, not one with all: threads of one pass wait for each
+  other after every layer, and a decoder that takes a core for a moment makes all of them wait.
+* **A batch is no larger than is good for anybody**: a share of what waits, and no more than takes a tenth of a second.
+  Many images of a small network share the cost of a call; an image of a large one would only wait for the others.
+* The queue is bounded; who finds it full is told when to come back.
 """
 
 from __future__ import annotations
@@ -25,6 +30,8 @@ __all__ = ["Batcher"]
 
 _SMOOTHING = 0.1
 """weight of the newest batch in the running mean of seconds per image"""
+_BATCH_SECONDS = 0.1
+"""that a batch should take at most, unless it is a single image"""
 
 
 @dataclass
@@ -35,14 +42,21 @@ class _Waiting:
 
 
 class Batcher:
-    """One model, one thread that runs it, one queue before it."""
+    """One model, a few threads that run it, one queue before it."""
 
-    def __init__(self, model: Model, limits: Limits) -> None:
-        self.model, self.limits = model, limits
+    def __init__(self, model: Model, limits: Limits, *, runners: int = 1) -> None:
+        """Prepare.
+
+        Args:
+            model: what answers.
+            limits: of queue and batches.
+            runners: forward passes side by side.
+        """
+        self.model, self.limits, self.runners = model, limits, runners
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._task: asyncio.Task[None] | None = None
-        self.seconds_per_image = 0.1
+        self._threads = ThreadPoolExecutor(runners, thread_name_prefix="model")
+        self._tasks: list[asyncio.Task[None]] = []
+        self.seconds_per_image = _BATCH_SECONDS
         """running mean; tells a client when to come back"""
         self.sizes: list[int] = []
         """of the batches since they were last asked for"""
@@ -54,17 +68,17 @@ class Batcher:
 
     def start(self) -> None:
         """Begin to work."""
-        self._task = asyncio.create_task(self._work())
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(self.runners)]
 
     async def stop(self) -> None:
         """Stop; what still waits is told so."""
-        if self._task:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
         while not self._queue.empty():
             waiting = self._queue.get_nowait()
             if not waiting.answer.done():
                 waiting.answer.set_exception(_stopping())
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=True, cancel_futures=True)
 
     def check_room(self, images: int) -> None:
         """Refuse images for which there is no room; called before they are decoded.
@@ -73,7 +87,7 @@ class Batcher:
             Problem: the queue is full (429).
         """
         if self.waiting + images > self.limits.queue_size:
-            seconds = min(60.0, math.ceil(self.waiting * self.seconds_per_image))
+            seconds = min(60.0, math.ceil(self.waiting * self.seconds_per_image / self.runners))
             raise busy(f"{self.waiting} images wait for the model already.", retry=seconds)
 
     async def answer(self, values: NDArray[np.float32], want: Collection[str]) -> Answers:
@@ -90,15 +104,12 @@ class Batcher:
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            batch = [await self._queue.get()]
-            while len(batch) < self.limits.batch_size and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            batch = [one for one in batch if not one.answer.done()]  # who has gone away is not computed for
+            batch = self._fill(await self._queue.get())
             if not batch:
                 continue
             start = time.perf_counter()
             try:
-                answers = await loop.run_in_executor(self._thread, _run, self.model, batch)
+                answers = await loop.run_in_executor(self._threads, _run, self.model, batch)
             except Exception as error:
                 for one in batch:
                     if not one.answer.done():
@@ -109,6 +120,15 @@ class Batcher:
             for one, answer in zip(batch, answers, strict=True):
                 if not one.answer.done():
                     one.answer.set_result(answer)
+
+    def _fill(self, first: _Waiting) -> list[_Waiting]:
+        """Take what goes in together; who has gone away is not computed for."""
+        fair = math.ceil((1 + self.waiting) / self.runners)
+        quick = int(_BATCH_SECONDS / self.seconds_per_image)
+        batch = [first]
+        while len(batch) < min(self.limits.batch_size, fair, quick) and not self._queue.empty():
+            batch.append(self._queue.get_nowait())
+        return [one for one in batch if not one.answer.done()]
 
 
 def _run(model: Model, batch: list[_Waiting]) -> list[Answers]:

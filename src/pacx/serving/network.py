@@ -83,14 +83,19 @@ class ExportNetwork(nn.Module):
 
 
 def _block(block: Any, x: Float[Tensor, "B T D"], *, first_only: bool) -> tuple[Tensor, Float[Tensor, "B Q T"]]:
-    """Run a pre-norm block; return its tokens, or the first alone, and its attention, the mean over the heads."""
+    """Run a pre-norm block; return its tokens, or the first alone, and its attention, the mean over the heads.
+
+    Linear maps see tokens as rows of one matrix: ONNX then has an operation that adds the bias while it multiplies.
+    """
     attention = block.attn
     batch, length, width = x.shape
-    by_head = attention.qkv(block.norm1(x)).reshape(batch, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+    rows = attention.qkv(block.norm1(x).reshape(-1, width))
+    by_head = rows.reshape(batch, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
     query, key, value = by_head[0], by_head[1], by_head[2]
     if first_only:
         query, x = query[:, :, :1], x[:, :1]
     weights = ((query * attention.scale) @ key.transpose(-2, -1)).softmax(dim=-1)
-    attended = (weights @ value).transpose(1, 2).reshape(batch, -1, width)
-    x = x + attention.proj(attended)
-    return x + block.mlp(block.norm2(x)), weights.mean(dim=1)
+    attended = (weights @ value).transpose(1, 2).reshape(-1, width)
+    x = x.reshape(-1, width) + attention.proj(attended)
+    x = x + block.mlp(block.norm2(x))
+    return x.reshape(batch, -1, width), weights.mean(dim=1)

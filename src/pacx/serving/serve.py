@@ -34,7 +34,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     workers: int = 1,
-    threads: int | None = None,
+    threads: int = 1,
     token_file: Path | None = None,
     allowed_hosts: list[str] | None = None,
     limits: Limits | None = None,
@@ -52,7 +52,8 @@ def serve(
         host: the address to listen on; 0.0.0.0 for all. Give tokens then, and put TLS before it.
         port: the port, 1 to 65535.
         workers: processes, each with the models, a queue and decoders of its own.
-        threads: threads of one forward pass; the cores shared among the workers if not given.
+        threads: of one forward pass; as many passes run side by side as the cores allow. With 1 the server answers the
+            most, with more a lone request is answered sooner.
         token_file: a file with a bearer token per line; with it (or the environment variable PACX_TOKEN) every request
             for answers needs one.
         allowed_hosts: names under which the server may be asked; loopback's names on loopback, any elsewhere if not
@@ -67,12 +68,16 @@ def serve(
         import uvicorn
     except ModuleNotFoundError as error:
         raise MissingExtraError("Serving", extra="serve") from error
-    if not 1 <= port <= 65535 or workers < 1:
-        raise PacxError(f"Found port {port} and {workers} workers; allowed: ports 1 to 65535 and at least one worker.")
+    if not 1 <= port <= 65535 or workers < 1 or threads < 1:
+        raise PacxError(
+            f"Found port {port}, {workers} workers and {threads} threads; allowed: ports 1 to 65535, a worker or more, "
+            "a thread or more."
+        )
     limits = limits or Limits()
     settings = {
         "models": models or ["shipped:phantom-small"],
-        "threads": threads or max(1, available_cores() // workers),
+        "threads": threads,
+        "runners": max(1, available_cores() // (workers * threads)),
         "token_file": str(token_file) if token_file else None,
         "hosts": allowed_hosts or (None if host not in _LOOPBACK_BINDINGS else ["127.0.0.1", "localhost", "[::1]"]),
         "limits": asdict(limits),
@@ -103,7 +108,10 @@ def make_app() -> Any:
         log.setLevel(logging.INFO)
     settings = json.loads(os.environ[_SETTINGS])
     opened = [open_onnx(model, threads=settings["threads"]) for model in settings["models"]]
-    return create_app(opened, limits=Limits(**settings["limits"]), tokens=_tokens(settings), hosts=settings["hosts"])
+    return create_app(
+        opened, limits=Limits(**settings["limits"]), runners=settings["runners"], tokens=_tokens(settings),
+        hosts=settings["hosts"],
+    )  # fmt: skip
 
 
 def _tokens(settings: dict[str, Any]) -> list[str]:

@@ -66,7 +66,7 @@ class Answered(NamedTuple):
     answers: Answers
 
 
-def open_served(models: Sequence[OnnxModel], limits: Limits) -> dict[str, ServedModel]:
+def open_served(models: Sequence[OnnxModel], limits: Limits, *, runners: int) -> dict[str, ServedModel]:
     """Put a queue before each model, and its gallery beside it if there is one.
 
     Raises:
@@ -82,16 +82,16 @@ def open_served(models: Sequence[OnnxModel], limits: Limits) -> dict[str, Served
             )
         beside = gallery_path(model.path)
         gallery = open_gallery(beside, weights_hash=model.facts.weights_hash) if beside.is_file() else None
-        served[name] = ServedModel(model, gallery, Batcher(model, limits))
+        served[name] = ServedModel(model, gallery, Batcher(model, limits, runners=runners))
     return served
 
 
 class Service:
     """Everything that a running server holds."""
 
-    def __init__(self, models: Sequence[OnnxModel], limits: Limits) -> None:
+    def __init__(self, models: Sequence[OnnxModel], limits: Limits, *, runners: int = 1) -> None:
         self.limits = limits
-        self.models = open_served(models, limits)
+        self.models = open_served(models, limits, runners=runners)
         self.pool = DecodePool(limits)
         self.uploads = Uploads(limits)
         self.metrics = Metrics()
