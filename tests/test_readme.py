@@ -1,4 +1,4 @@
-"""Every `pacx ...` line in README, docs and docstrings is one that the command line takes."""
+"""Every `pacx ...` line in README, docs and docstrings is one that the command line takes; Python examples run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import inspect
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+from tests.data.dicom_files import dicom_bytes, make_dicom
 
 pytest.importorskip("lightning")
 
@@ -51,3 +55,24 @@ def test_the_readme_names_the_two_commands_to_start_with() -> None:
     for target in ("demo", "test"):
         assert f"make {target}" in text
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+EXAMPLES = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in (ROOT / "README.md", ROOT / "docs" / "using.md", ROOT / "docs" / "api.md")
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("code", EXAMPLES)
+def test_a_documented_example_in_python_runs_as_written(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = np.random.default_rng(0).integers(0, 4096, (90, 80)).astype(np.uint16)
+    (tmp_path / "chest.dcm").write_bytes(dicom_bytes(make_dicom(levels, bits=12)))
+    Image.fromarray((levels >> 4).astype(np.uint8)).save(tmp_path / "chest.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["features"].dtype == np.float32
+    assert names["features"].shape[1] == names["encoder"].config.width

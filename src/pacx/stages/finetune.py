@@ -170,7 +170,7 @@ def finetune(
                 found = join(predict(trainer, module, loaders[split]))
                 tables[split] = predictions_of(cohort, lesson, found["index"].numpy(), found["score"].numpy())
                 tables[split].to_parquet(run.artefact(file, f"{file}.parquet"))
-        hashed = keep_classifier(run, module.classifier.cpu(), lesson, cohort, parent=parent, epochs=epochs)
+        hashed = keep_classifier(run, module.classifier.cpu(), lesson, cohort, tables, parent=parent, epochs=epochs)
         table = epoch_table(trainer)
         return run.finish(
             {

@@ -14,11 +14,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pacx import __version__
+from pacx.calibrated import Column, calibrate, calibration_of
 from pacx.data.store import Store
 from pacx.models.classifier import Classifier
 from pacx.models.encoder import save_encoder, weights_hash
-from pacx.models.weights import save_weights
-from pacx.runs import RunFolder, write_json
+from pacx.models.readout_head import HEAD_FOLDER, ReadoutHead, save_head
+from pacx.readout import Readout
+from pacx.runs import RunFolder
 from pacx.scoring import MACRO, summarise
 from pacx.stages.lesson import Lesson
 from pacx.stages.provenance import training_data
@@ -102,9 +104,26 @@ def score_rows(lesson: Lesson, predictions: pd.DataFrame, *, draws: int) -> dict
 
 
 def keep_classifier(
-    run: RunFolder, classifier: Classifier, lesson: Lesson, store: Store, *, parent: dict[str, Any], epochs: int
+    run: RunFolder,
+    classifier: Classifier,
+    lesson: Lesson,
+    store: Store,
+    predictions: dict[str, pd.DataFrame],
+    *,
+    parent: dict[str, Any],
+    epochs: int,
 ) -> str:
-    """Write the encoder, the head and what its outputs are; return the encoder's hash."""
+    """Write the encoder and its calibrated head; return the encoder's hash.
+
+    Args:
+        run: the open run.
+        classifier: on the CPU.
+        lesson: what was learnt.
+        store: from which.
+        predictions: scores of the test images and, if there are any, of the validation images, which calibrate.
+        parent: the encoder that it started from.
+        epochs: of training.
+    """
     encoder = classifier.encoder
     provenance = {
         "method": f"fine-tuned on {lesson.task.name}, {lesson.fraction:.0%} of the labels, {epochs} epochs",
@@ -114,11 +133,41 @@ def keep_classifier(
     }
     encoder.config = replace(encoder.config, provenance=provenance)
     save_encoder(encoder, run.artefact("encoder", "encoder"))
-    save_weights(classifier.head, run.artefact("head", "head.safetensors"))
     hashed = weights_hash(encoder)
-    facts = {"task": lesson.task.to_dict(), "outputs": lesson.outputs, "token": classifier.token}
-    write_json(run.artefact("classes", "head.json"), {**facts, "encoder_hash": hashed})
+    save_head(_calibrated_head(classifier, lesson, store, predictions, hashed), run.artefact(HEAD_FOLDER, HEAD_FOLDER))
     return hashed
+
+
+def _calibrated_head(
+    classifier: Classifier, lesson: Lesson, store: Store, predictions: dict[str, pd.DataFrame], encoder_hash: str
+) -> ReadoutHead:
+    """Calibrate the outputs that could be learnt."""
+    learnt = lesson.one_against_rest(lesson.rows["train"], learnt=True)
+    columns = {
+        Column(lesson.task.name, label, lesson.outputs[number], float(np.nanmean(learnt[:, number]))): number
+        for label in lesson.task.labels
+        for number in lesson.output_columns(label)
+        if lesson.learnable()[number]
+    }
+    test = predictions["test"]
+    found = calibrate(list(columns), test, predictions.get("val", test.iloc[:0]))
+    slope = np.array([found[column].platt.slope for column in columns])
+    shift = np.array([found[column].platt.shift for column in columns])
+    numbers = list(columns.values())
+    weight, bias = (part.detach().double().numpy()[numbers] for part in (classifier.head.weight, classifier.head.bias))
+    readout = Readout(
+        tuple(found[column].output for column in columns),
+        classifier.token,
+        calibration_of(found),
+        f"{store.name}, {lesson.fraction:.0%} of the training labels",
+    )
+    return ReadoutHead(
+        (slope[:, None] * weight).astype(np.float32),
+        (slope * bias + shift).astype(np.float32),
+        readout,
+        encoder_hash,
+        encoder="",
+    )
 
 
 def _name(lesson: Lesson, label: str) -> dict[str, Any]:

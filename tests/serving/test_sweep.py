@@ -1,0 +1,158 @@
+"""A model over many files: whole tables or none, interruptions that cost little, rejects that are named."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from tests.serving.models import draw, make_encoder, png, save_classifier
+
+from pacx.cli import main
+from pacx.data.image_files import list_images
+from pacx.errors import PacxError
+from pacx.models.encoder import load_encoder, save_encoder
+from pacx.serving import sweep as module
+from pacx.serving.features import feature_columns, features
+from pacx.serving.predict import predict
+from pacx.serving.runtime import Answers
+from pacx.serving.similar import similar
+from pacx.serving.sweep import sweep
+from pacx.serving.torch_model import TorchModel, open_trained
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine images, one of which is broken, an encoder, and a classifier."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "scans").mkdir()
+    for number in range(9):
+        data = png(draw(40 + number, 50, seed=number))
+        (folder / "scans" / f"{number}.png").write_bytes(data if number != 4 else data[:90])
+    save_encoder(make_encoder(), folder / "encoder")
+    save_classifier(folder / "classifier")
+    return folder
+
+
+def test_features_are_the_encoders_in_the_order_of_the_files(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "features.parquet"
+    result = features([str(folder / "scans")], encoder=str(folder / "encoder"), out=out, batch_size=3)
+    assert (result["num_images"], result["num_rejected"]) == (8, 1)
+    table = pd.read_parquet(out)
+    kept = [folder / "scans" / f"{number}.png" for number in range(9) if number != 4]
+    assert table["path"].tolist() == [str(path) for path in kept]
+    found = table.filter(like="feature_").to_numpy()
+    np.testing.assert_allclose(found, load_encoder(folder / "encoder").encode(kept), atol=2e-5)
+    rejects = pd.read_csv(tmp_path / "features.parquet.rejects.csv")
+    assert rejects["file"].tolist() == [str(folder / "scans" / "4.png")]
+    assert "damaged" in rejects["reason"][0]
+    assert not (tmp_path / "features.parquet.parts").exists()
+    with pytest.raises(PacxError, match="is there already"):
+        features([str(folder / "scans")], encoder=str(folder / "encoder"), out=out)
+
+
+def test_one_process_and_several_write_the_same(folder: Path, tmp_path: Path) -> None:
+    tables = []
+    for workers in (1, 2):
+        out = tmp_path / f"{workers}.csv"
+        features([str(folder / "scans")], encoder=str(folder / "encoder"), out=out, workers=workers)
+        tables.append(out.read_text())
+    assert tables[0] == tables[1]
+
+
+class Failing:
+    """A model that breaks down at its n-th batch."""
+
+    def __init__(self, model: TorchModel, at: int) -> None:
+        self.model, self.facts, self.left, self.calls = model, model.facts, at, 0
+
+    def run(self, images: NDArray[np.float32], *, want: Collection[str]) -> Answers:
+        self.calls += 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return self.model.run(images, want=want)
+
+
+def test_an_interrupted_sweep_goes_on_where_it_was(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PART", 3)
+    images, out = list_images([folder / "scans"]), tmp_path / "features.parquet"
+    trained = open_trained(str(folder / "encoder"))
+    settings = {"want": ("embedding",), "columns": feature_columns, "batch_size": 3, "workers": 1, "overwrite": False}
+    broken = Failing(trained, at=2)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(images, broken, out=out, **settings)  # type: ignore[arg-type]
+    assert not out.exists()
+    rest = Failing(trained, at=9)
+    sweep(images, rest, out=out, **settings)  # type: ignore[arg-type]
+    assert rest.calls == 1  # two of three parts were done
+    whole = tmp_path / "whole.parquet"
+    sweep(images, trained, out=whole, **settings)  # type: ignore[arg-type]
+    pd.testing.assert_frame_equal(pd.read_parquet(out), pd.read_parquet(whole))
+
+
+def test_parts_of_another_model_are_not_mixed_in(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PART", 3)
+    images, out = list_images([folder / "scans"]), tmp_path / "features.parquet"
+    settings = {"want": ("embedding",), "columns": feature_columns, "batch_size": 3, "workers": 1, "overwrite": False}
+    with pytest.raises(KeyboardInterrupt):
+        sweep(images, Failing(TorchModel(make_encoder(seed=9), None, name="x"), 2), out=out, **settings)  # type: ignore[arg-type]
+    features([str(folder / "scans")], encoder=str(folder / "encoder"), out=out, workers=1)
+    expected = load_encoder(folder / "encoder").encode([folder / "scans" / "0.png"])[0]
+    np.testing.assert_allclose(pd.read_parquet(out).filter(like="feature_").to_numpy()[0], expected, atol=2e-5)
+
+
+def test_nothing_readable_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(PacxError, match="None of the 1 files can be read"):
+        features([str(folder / "scans" / "4.png")], encoder=str(folder / "encoder"), out=tmp_path / "features.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_predictions_have_probabilities_and_answers(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "predictions.csv"
+    predict([str(folder / "scans")], model=str(folder / "classifier"), out=out)
+    table = pd.read_csv(out)
+    assert list(table.columns) == ["image_id", "path", "effusion", "effusion_positive", "nodule", "nodule_positive"]
+    assert ((table["effusion"] >= 0.4) == table["effusion_positive"]).all()
+    trained = open_trained(str(folder / "classifier"))
+    prepared = trained.encoder.prepare([table["path"][0]]).numpy()
+    expected = trained.run(prepared, want=("probability",)).probability
+    assert expected is not None
+    np.testing.assert_allclose(table.loc[0, ["effusion", "nodule"]].to_numpy(float), expected[0], atol=1e-5)
+
+
+def test_predictions_are_printed_without_an_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scans = folder / "scans"
+    arguments = ["predict", str(scans / "1.png"), str(scans / "4.png"), "--model", str(folder / "classifier")]
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("image_id,path,effusion")
+    assert len(printed.out.splitlines()) == 2
+    assert "4.png" in printed.err
+
+
+def test_an_encoder_without_a_head_predicts_nothing(folder: Path) -> None:
+    with pytest.raises(PacxError, match="without a trained head"):
+        predict([str(folder / "scans")], model=str(folder / "encoder"))
+
+
+def test_the_nearest_of_a_table_is_the_image_itself(folder: Path, tmp_path: Path) -> None:
+    table, out = tmp_path / "features.parquet", tmp_path / "similar.csv"
+    features([str(folder / "scans")], encoder=str(folder / "encoder"), out=table)
+    images = [str(folder / "scans" / f"{number}.png") for number in (2, 7)]
+    result = similar(images, among=table, encoder=str(folder / "encoder"), num=2, out=out)
+    assert (result["num_images"], result["num_known"]) == (2, 8)
+    found = pd.read_csv(out)
+    first = found[found["rank"] == 1]
+    assert first["neighbour"].tolist() == images
+    np.testing.assert_allclose(first["similarity"], 1.0, atol=1e-4)
+    assert (found[found["rank"] == 2]["similarity"] < 1).all()
+    with pytest.raises(PacxError, match="feature columns"):
+        other = tmp_path / "other.csv"
+        pd.DataFrame({"image_id": ["a"], "feature_0": [1.0]}).to_csv(other, index=False)
+        similar(images, among=other, encoder=str(folder / "encoder"))
