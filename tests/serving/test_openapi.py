@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("schemathesis")
 
-import schemathesis
-from hypothesis import HealthCheck, settings
 
-
-@pytest.fixture
-def described(server: str) -> object:
-    return schemathesis.openapi.from_url(f"{server}/openapi.json")
-
-
-schema = schemathesis.pytest.from_fixture("described")
-
-
-@schema.parametrize()
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-def test_the_server_keeps_to_its_description(case: object) -> None:
-    case.call_and_validate()  # type: ignore[attr-defined]
+def test_the_server_keeps_to_its_description(server: str, tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name("schemathesis")
+    # The check that is left out wants every body taken that fits its schema, and no schema tells an image from noise.
+    options = [
+        "--exclude-checks",
+        "positive_data_acceptance",
+        "--max-examples",
+        "20",
+        "--seed",
+        "1",
+        "--generation-database",
+        "none",
+        "--no-color",
+    ]
+    done = subprocess.run(
+        [command, "run", f"{server}/openapi.json", "--checks", "all", *options],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]

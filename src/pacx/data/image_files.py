@@ -75,7 +75,7 @@ def _of_table(path: Path) -> Iterator[ImageFile]:
         raise PacxError(f"{path} has no column `path`; its columns are {', '.join(map(str, table.columns))}.")
     if table["path"].isna().any():
         raise PacxError(
-            f"{path}: row {int(table['path'].isna().to_numpy().argmax())} has no path. Fill it or drop the row."
+            f"{path}: row {int(table['path'].isna().to_numpy().argmax())} (from 0) has no path. Fill it or drop it."
         )
     names = table["image_id"] if "image_id" in table else table["path"]
     for name, file in zip(names, table["path"], strict=True):

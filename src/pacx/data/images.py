@@ -160,5 +160,5 @@ def _identify(data: bytes) -> str:
     )
     raise UnknownFormatError(
         f"It is not an image that pacx can read: it starts with {seen}. Allowed: DICOM, PNG, JPEG and TIFF.",
-        quoted=seen,
+        public="It is not an image that pacx can read. Allowed: DICOM, PNG, JPEG and TIFF, told by their content.",
     )

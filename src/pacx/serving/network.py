@@ -38,6 +38,7 @@ class ExportNetwork(nn.Module):
         self.token = head.readout.token if head else "cls"
         self.grid = encoder.config.grid
         self.names = ("embedding", *(("probability",) if head else ()), *(("attention",) if attention else ()))
+        self.inputs = nn.ModuleList(nn.ModuleList(_split(block.attn.qkv)) for block in encoder.vit.blocks)
         if head is not None:
             self.head = nn.Linear(*reversed(head.weight.shape))
             self.head.load_state_dict({"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)})
@@ -48,7 +49,7 @@ class ExportNetwork(nn.Module):
         x, maps = self.encoder.embed(images), []
         for number, block in enumerate(vit.blocks):
             last = number == len(vit.blocks) - 1
-            x, attention = _block(block, x, first_only=last and self.token == "cls")
+            x, attention = _block(block, self.inputs[number], x, first_only=last and self.token == "cls")
             maps.append(attention)
         tokens = vit.norm(x)
         found = {"embedding": tokens[:, 0]}
@@ -82,20 +83,36 @@ class ExportNetwork(nn.Module):
         return patches.reshape(-1, self.grid, self.grid)
 
 
-def _block(block: Any, x: Float[Tensor, "B T D"], *, first_only: bool) -> tuple[Tensor, Float[Tensor, "B Q T"]]:
+def _split(joint: nn.Linear) -> list[nn.Linear]:
+    """Take a joint map to query, key and value apart: of the last block only one query is asked for."""
+    maps = []
+    for weight, bias in zip(joint.weight.chunk(3), joint.bias.chunk(3), strict=True):
+        own = nn.Linear(joint.in_features, joint.out_features // 3)
+        own.load_state_dict({"weight": weight, "bias": bias})
+        maps.append(own)
+    return maps
+
+
+def _block(
+    block: Any, inputs: Any, x: Float[Tensor, "B T D"], *, first_only: bool
+) -> tuple[Tensor, Float[Tensor, "B Q T"]]:
     """Run a pre-norm block; return its tokens, or the first alone, and its attention, the mean over the heads.
 
     Linear maps see tokens as rows of one matrix: ONNX then has an operation that adds the bias while it multiplies.
     """
     attention = block.attn
-    batch, length, width = x.shape
-    rows = attention.qkv(block.norm1(x).reshape(-1, width))
-    by_head = rows.reshape(batch, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-    query, key, value = by_head[0], by_head[1], by_head[2]
-    if first_only:
-        query, x = query[:, :, :1], x[:, :1]
+    batch, _, width = x.shape
+    by_head = (batch, -1, attention.num_heads, width // attention.num_heads)
+    seen = block.norm1(x)
+    asking = seen[:, :1] if first_only else seen
+    query, key, value = (
+        linear(rows.reshape(-1, width))
+        .reshape(batch, -1, attention.num_heads, width // attention.num_heads)
+        .transpose(1, 2)
+        for linear, rows in zip(inputs, (asking, seen, seen), strict=True)
+    )
     weights = ((query * attention.scale) @ key.transpose(-2, -1)).softmax(dim=-1)
     attended = (weights @ value).transpose(1, 2).reshape(-1, width)
-    x = x.reshape(-1, width) + attention.proj(attended)
+    x = (x[:, :1] if first_only else x).reshape(-1, width) + attention.proj(attended)
     x = x + block.mlp(block.norm2(x))
     return x.reshape(batch, -1, width), weights.mean(dim=1)

@@ -25,6 +25,7 @@ _SETTINGS = "PACX_SERVE_SETTINGS"
 _TOKEN = "PACX_TOKEN"
 _LOOPBACK_BINDINGS = {"127.0.0.1", "::1", "localhost"}
 _FEWEST_LETTERS = 16
+_LIMITS = Limits()
 log = logging.getLogger("pacx")
 
 
@@ -37,7 +38,7 @@ def serve(
     threads: int = 1,
     token_file: Path | None = None,
     allowed_hosts: list[str] | None = None,
-    limits: Limits | None = None,
+    limits: Limits = _LIMITS,
 ) -> None:
     """Serve exported models over HTTP, with a page for people at /.
 
@@ -73,7 +74,6 @@ def serve(
             f"Found port {port}, {workers} workers and {threads} threads; allowed: ports 1 to 65535, a worker or more, "
             "a thread or more."
         )
-    limits = limits or Limits()
     settings = {
         "models": models or ["shipped:phantom-small"],
         "threads": threads,
