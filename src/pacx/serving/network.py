@@ -106,9 +106,7 @@ def _block(
     seen = block.norm1(x)
     asking = seen[:, :1] if first_only else seen
     query, key, value = (
-        linear(rows.reshape(-1, width))
-        .reshape(batch, -1, attention.num_heads, width // attention.num_heads)
-        .transpose(1, 2)
+        linear(rows.reshape(-1, width)).reshape(by_head).transpose(1, 2)
         for linear, rows in zip(inputs, (asking, seen, seen), strict=True)
     )
     weights = ((query * attention.scale) @ key.transpose(-2, -1)).softmax(dim=-1)
