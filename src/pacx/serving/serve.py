@@ -93,7 +93,7 @@ def serve(
             signal.signal(number, lambda *_: None)
         uvicorn.run(
             app if workers == 1 else "pacx.serving.serve:make_app", factory=workers > 1, fd=listening.fileno(),
-            workers=workers, access_log=False, log_config=None, server_header=False,
+            workers=workers, http="h11", access_log=False, log_config=None, server_header=False,
             h11_max_incomplete_event_size=16 * 1024, timeout_keep_alive=15,
             timeout_graceful_shutdown=int(limits.request_seconds) + 5,
         )  # fmt: skip
