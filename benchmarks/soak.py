@@ -40,8 +40,6 @@ from benchmarks.serve_files import write_images
 TOLERANCE = 1e-5
 SHARE_BAD = 0.2
 MINUTES, CLIENTS = 5.0, 32
-_MARGIN = 0.25
-"""seconds before the signal within which a request may still have been on its way"""
 _MAY_HANG_UP = {"endless, declared", "endless, undeclared"}
 
 
@@ -209,8 +207,8 @@ def summarise(
 ) -> dict[str, Any]:
     """Put what was seen into figures."""
     tally, signalled = soak.tally, soak.signalled or 0.0
-    # What the client sent a moment before the signal may have reached the server after it.
-    accepted = [answer for answer in tally.late if answer.sent is not None and answer.sent < signalled - _MARGIN]
+    # The server reads on for half a second, so what has left the client before the signal is accepted.
+    accepted = [answer for answer in tally.late if answer.sent is not None and answer.sent < signalled]
     dropped = [answer for answer in accepted if not answer.status]
     faults = [*tally.faults, *(f"not answered after the signal: {answer.fault}" for answer in dropped)]
     if code != 0:
