@@ -131,8 +131,9 @@ def build_parser(name: str, function: Callable[..., Any]) -> Any:
     Parameters that may be given by position become positional arguments, keyword-only ones become flags. A list that
     may be given by position is a flag here; `friendly_arguments` puts what stands by itself behind it.
     """
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, set_parsing_settings
 
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # a field's docstring is its flag's help
     description, example = _split_docstring(inspect.getdoc(function) or "")
     parser = ArgumentParser(prog=f"pacx {name}", description=description, epilog=example, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with arguments; flags override it")
