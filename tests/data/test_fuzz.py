@@ -102,7 +102,7 @@ def _enter(account: Account, facts: dict[str, Any]) -> None:
         account.peak = (facts["peak"], which)
 
 
-def check(account: Account, num: int) -> None:
+def all_is_well(account: Account, num: int) -> bool:
     """Want nothing but images and refusals, of both a good share, in time and memory."""
     assert not account.faults, "\n".join(account.faults[:20])
     assert sum(account.outcomes.values()) == num
@@ -111,6 +111,7 @@ def check(account: Account, num: int) -> None:
     assert account.peak[0] < MOST_MEMORY, account.peak
     assert account.said["said"] == {}  # nothing gets past `quiet_decoders`
     assert CANARY.partition("^")[0] not in account.stderr
+    return True
 
 
 def test_a_number_always_gives_the_same_damage() -> None:
@@ -119,7 +120,7 @@ def test_a_number_always_gives_the_same_damage() -> None:
 
 
 def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
-    check(read_files(0, 1000, tmp_path / "stderr"), 1000)
+    assert all_is_well(read_files(0, 1000, tmp_path / "stderr"), 1000)
 
 
 def test_decoders_that_are_not_quieted_repeat_what_is_in_the_header(tmp_path: Path) -> None:
@@ -133,4 +134,4 @@ def test_twenty_thousand_damaged_files_are_read_or_refused(tmp_path: Path, capsy
     account = read_files(0, 20_000, tmp_path / "stderr")
     with capsys.disabled():
         print(f"\n{account}; {time.perf_counter() - start:.0f} s in all")
-    check(account, 20_000)
+    assert all_is_well(account, 20_000)

@@ -201,24 +201,25 @@ class TestFaults:
         bare = client.post("/v1/predict", content=big, headers={"content-type": "image/png"})
         assert "20,000" in fault(bare, 413, "too-large")["detail"]
         declared = {"content-type": "image/png", "content-length": "99999999999"}
-        fault(client.post("/v1/predict", content=b"", headers=declared), 413, "too-large")
+        assert fault(client.post("/v1/predict", content=b"", headers=declared), 413, "too-large")
 
     def test_too_many_files_are_413(self, client: TestClient) -> None:
         assert "At most 3" in fault(client.post("/v1/predict", **form(*[png()] * 4)), 413, "too-many-files")["detail"]
 
     def test_one_file_alone_is_rendered(self, client: TestClient) -> None:
-        fault(client.post("/v1/render", **form(png(), png())), 413, "too-many-files")
+        assert fault(client.post("/v1/render", **form(png(), png())), 413, "too-many-files")
 
     @pytest.mark.parametrize("files", [{"files": [("other", b"x")]}, {"files": [("file", b"")]}])
     def test_a_form_without_an_image_is_422(self, client: TestClient, files: dict[str, Any]) -> None:
-        fault(client.post("/v1/predict", **files), 422, "no-file")
+        assert fault(client.post("/v1/predict", **files), 422, "no-file")
 
     def test_an_empty_body_is_422(self, client: TestClient) -> None:
-        fault(client.post("/v1/predict", content=b"", headers={"content-type": "image/png"}), 422, "no-file")
+        assert fault(client.post("/v1/predict", content=b"", headers={"content-type": "image/png"}), 422, "no-file")
 
     @pytest.mark.parametrize("kind", ["", "text/plain", "application/json", "multipart/mixed; boundary=x"])
     def test_another_content_type_is_415(self, client: TestClient, kind: str) -> None:
-        fault(client.post("/v1/predict", content=b"x", headers={"content-type": kind}), 415, "unknown-content-type")
+        answer = client.post("/v1/predict", content=b"x", headers={"content-type": kind})
+        assert fault(answer, 415, "unknown-content-type")
 
     @pytest.mark.parametrize(
         "body",
@@ -226,25 +227,25 @@ class TestFaults:
     )  # fmt: skip
     def test_a_broken_form_is_400(self, client: TestClient, body: bytes) -> None:
         kind = {"content-type": "multipart/form-data; boundary=b"}
-        fault(client.post("/v1/predict", content=body, headers=kind), 400, "malformed")
+        assert fault(client.post("/v1/predict", content=body, headers=kind), 400, "malformed")
 
     def test_a_form_without_boundary_is_400(self, client: TestClient) -> None:
         answer = client.post("/v1/predict", content=b"x", headers={"content-type": "multipart/form-data"})
-        fault(answer, 400, "malformed")
+        assert fault(answer, 400, "malformed")
 
     def test_unknown_models_places_and_methods(self, client: TestClient) -> None:
         problem = fault(client.post("/v1/predict?model=third", **form(png())), 404, "no-such-model")
         assert "first, second" in problem["detail"]
-        fault(client.get("/v1/nothing"), 404, "not-found")
+        assert fault(client.get("/v1/nothing"), 404, "not-found")
         answer = client.get("/v1/predict")
-        fault(answer, 405, "method-not-allowed")
+        assert fault(answer, 405, "method-not-allowed")
         assert answer.headers["allow"] == "POST"
-        fault(client.get("/v1/models/first/neighbours/6.png"), 404, "not-found")
-        fault(client.get("/v1/models/second/neighbours/0.png"), 404, "not-found")
-        fault(client.get("/v1/models/first/neighbours/x.png"), 422, "invalid")
+        assert fault(client.get("/v1/models/first/neighbours/6.png"), 404, "not-found")
+        assert fault(client.get("/v1/models/second/neighbours/0.png"), 404, "not-found")
+        assert fault(client.get("/v1/models/first/neighbours/x.png"), 422, "invalid")
 
     def test_an_encoder_predicts_nothing(self, client: TestClient) -> None:
-        fault(client.post("/v1/predict?model=second", **form(png())), 422, "no-head")
+        assert fault(client.post("/v1/predict?model=second", **form(png())), 422, "no-head")
 
     def test_a_slow_body_is_ended(self, client: TestClient) -> None:
         started = time.monotonic()
@@ -286,7 +287,7 @@ class TestBackPressure:
             _wait_until_ready(client)
             app.state.service.uploads.requests = 1
             answer = client.post("/v1/predict", **form(png()))
-            fault(answer, 429, "busy")
+            assert fault(answer, 429, "busy")
             assert int(answer.headers["retry-after"]) >= 1
             app.state.service.uploads.requests = 0
             assert client.post("/v1/predict", **form(png())).status_code == 200
@@ -295,21 +296,21 @@ class TestBackPressure:
         app = create_app([OnnxModel(models[0])], limits=Limits(max_body_memory=500, decoders=1))
         with TestClient(app) as client:
             _wait_until_ready(client)
-            fault(client.post("/v1/predict", **form(png())), 429, "busy")
+            assert fault(client.post("/v1/predict", **form(png())), 429, "busy")
             assert app.state.service.uploads.held == 0
 
     def test_a_full_queue_is_429_before_anything_is_decoded(self, models: list[Path]) -> None:
         app = create_app([OnnxModel(models[0])], limits=Limits(queue_size=1, decoders=1))
         with TestClient(app) as client:
             _wait_until_ready(client)
-            fault(client.post("/v1/predict", **form(png(), png())), 429, "busy")
+            assert fault(client.post("/v1/predict", **form(png(), png())), 429, "busy")
 
     def test_an_answer_that_takes_too_long_is_503(self, models: list[Path]) -> None:
         app = create_app([OnnxModel(models[0])], limits=Limits(request_seconds=0.001, decoders=1))
         with TestClient(app) as client:
             _wait_until_ready(client)
             answer = client.post("/v1/predict", **form(png()))
-            fault(answer, 503, "timed-out")
+            assert fault(answer, 503, "timed-out")
             assert answer.headers["retry-after"] == "5"
 
     def test_a_server_that_starts_or_stops_is_not_ready(self, models: list[Path]) -> None:
@@ -317,7 +318,7 @@ class TestBackPressure:
         with TestClient(app) as client:
             _wait_until_ready(client)
             app.state.service.draining = True
-            fault(client.get("/readyz"), 503, "stopping")
+            assert fault(client.get("/readyz"), 503, "stopping")
             assert client.get("/healthz").status_code == 200
             assert client.post("/v1/predict", **form(png())).status_code == 200
 
@@ -335,7 +336,7 @@ class TestSecurity:
     def test_answers_want_a_token_and_the_page_does_not(self, guarded: TestClient) -> None:
         for path in ("/v1/models", "/metrics", "/openapi.json"):
             answer = guarded.get(path)
-            fault(answer, 401, "unauthorised")
+            assert fault(answer, 401, "unauthorised")
             assert answer.headers["www-authenticate"] == "Bearer"
             for wrong in ("Bearer x", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer"):
                 assert guarded.get(path, headers={"authorization": wrong}).status_code == 401
@@ -345,9 +346,9 @@ class TestSecurity:
             assert guarded.get(path).status_code == 200
 
     def test_other_names_and_other_sites_are_refused(self, guarded: TestClient) -> None:
-        fault(guarded.get("/healthz", headers={"host": "evil.example"}), 400, "unknown-host")
+        assert fault(guarded.get("/healthz", headers={"host": "evil.example"}), 400, "unknown-host")
         assert guarded.get("/healthz", headers={"host": "testserver:8000"}).status_code == 200
-        fault(guarded.get("/healthz", headers={"origin": "https://evil.example"}), 403, "other-origin")
+        assert fault(guarded.get("/healthz", headers={"origin": "https://evil.example"}), 403, "other-origin")
         assert guarded.get("/healthz", headers={"origin": "http://testserver"}).status_code == 200
 
     @pytest.mark.parametrize("path", ["/", "/page/app.js", "/v1/models", "/healthz", "/nothing"])
