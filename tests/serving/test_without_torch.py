@@ -41,13 +41,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(3):
         (folder / f"{number}.png").write_bytes(png(draw(100 + number, 90, seed=number)))
     (folder / "broken.png").write_bytes(png()[:100])
+    done = run("from pacx.cli import main; sys.exit(main(['features', '.', '--out', 'features.parquet']))", folder)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["features", ".", "--out", "features.parquet"], "1 of 4 files could not be read"),
+        (["features", ".", "--out", "others.parquet"], "1 of 4 files could not be read"),
         (["predict", "0.png", "1.png"], "heart_failure_positive"),
         (["similar", "0.png", "--among", "features.parquet", "--num", "2"], "0.png,1,0.png,1.0"),
     ],

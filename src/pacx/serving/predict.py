@@ -67,15 +67,11 @@ def predict(
             overwrite=overwrite,
         )  # fmt: skip
         return swept._asdict()
-    table, rejected = sweep_in_memory(
+    table, num_rejected = sweep_in_memory(
         listed, opened, want=("probability",), columns=columns, batch_size=batch_size, workers=workers
     )
-    for path, reason in rejected:
-        print(f"{path}: {reason}", file=sys.stderr)
-    if not len(table):
-        raise PacxError(f"None of the {len(rejected)} files can be read.")
     table.to_csv(sys.stdout, index=False, float_format="%.4f")
-    return {"num_images": len(table), "num_rejected": len(rejected), "path": ""}
+    return {"num_images": len(table), "num_rejected": num_rejected, "path": ""}
 
 
 def _columns(readout: Readout) -> Columns:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +62,9 @@ def similar(
         raise PacxError(f"{out} is there already. Choose another --out, or pass --overwrite true to replace it.")
     model = open_model(encoder)
     known, names = _known(among, model)
-    table, rejected = sweep_in_memory(
+    table, num_rejected = sweep_in_memory(
         list_images(images), model, want=("embedding",), columns=feature_columns, batch_size=batch_size, workers=workers
     )
-    for path, reason in rejected:
-        print(f"{path}: {reason}", file=sys.stderr)
-    if not len(table):
-        raise PacxError(f"None of the {len(rejected)} files can be read.")
     mean = known.mean(axis=0)
     cosine = unit_rows(_features(table) - mean) @ unit_rows(known - mean).T
     nearest = np.argsort(-cosine, axis=1, kind="stable")[:, :num]
@@ -88,7 +83,7 @@ def similar(
         print(text, end="")
     else:
         write_text(out, text)
-    return {"num_images": len(table), "num_known": len(known), "num_rejected": len(rejected)}
+    return {"num_images": len(table), "num_known": len(known), "num_rejected": num_rejected}
 
 
 def _known(among: Path, model: Model) -> tuple[NDArray[np.float32], list[str]]:

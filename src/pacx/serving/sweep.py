@@ -99,12 +99,27 @@ def sweep_in_memory(
     columns: Columns,
     batch_size: int,
     workers: int | None,
-) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    """Answer for files without writing; returns the table, and path and reason of what could not be read."""
+) -> tuple[pd.DataFrame, int]:
+    """Answer for files without writing.
+
+    Returns:
+        The table, and how many files could not be read; the log says which, and why.
+
+    Raises:
+        PacxError: none of the files can be read.
+    """
     bar = tqdm(total=len(images), unit="image", leave=False, disable=None)
     found = list(_answers(images, range(0, len(images), _PART), model, want, columns, batch_size, workers, bar))
     bar.close()
-    return pd.concat([table for table, _ in found], ignore_index=True), [one for _, lost in found for one in lost]
+    table, rejected = (
+        pd.concat([own for own, _ in found], ignore_index=True),
+        [one for _, lost in found for one in lost],
+    )
+    for path, reason in rejected:
+        log.warning("%s: %s", path, reason)
+    if not len(table):
+        raise PacxError(f"None of the {len(rejected)} files can be read.")
+    return table, len(rejected)
 
 
 def _answers(
