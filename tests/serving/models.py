@@ -19,13 +19,15 @@ from pacx.readout import Calibration, HeadToken, Output, Readout
 SIZE, WIDTH, GRID = 64, 32, 4
 
 
-def make_encoder(*, geometry: Geometry = "squash", seed: int = 0) -> Encoder:
+def make_encoder(*, geometry: Geometry = "squash", seed: int = 0, width: int = WIDTH) -> Encoder:
     torch.manual_seed(seed)
-    config = EncoderConfig(Preprocess(SIZE, geometry=geometry), patch_size=16, width=WIDTH, depth=3, heads=4)
+    config = EncoderConfig(Preprocess(SIZE, geometry=geometry), patch_size=16, width=width, depth=3, heads=4)
     encoder = Encoder(config).eval()
     with torch.no_grad():
         for block in encoder.vit.blocks:
             block.attn.qkv.weight.mul_(4.0)  # fresh attention is even, which would hide a wrong map
+            for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
+                layer.bias.normal_(std=0.5)  # fresh biases are 0, which would hide one that is missing
     return encoder
 
 

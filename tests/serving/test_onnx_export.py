@@ -14,6 +14,7 @@ from pacx.errors import PacxError
 from pacx.models.encoder import load_encoder, save_encoder, weights_hash
 from pacx.serving import checks
 from pacx.serving.export import export
+from pacx.serving.facts import WANT_ATTENTION, Precision
 from pacx.serving.gallery import gallery_path, open_gallery
 from pacx.serving.runtime import Answers, OnnxModel
 from pacx.serving.torch_model import open_trained
@@ -66,6 +67,20 @@ def test_only_what_is_asked_for_is_computed(exported: Path) -> None:
     assert found.probability is not None
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_attention_is_computed_unless_told_otherwise(trained: Path, tmp_path: Path, precision: Precision) -> None:
+    out = tmp_path / "model.onnx"
+    export(str(trained), out=out, precision=precision, force=True)
+    session = onnxruntime.InferenceSession(out)
+    images = np.random.default_rng(0).normal(size=(3, 1, SIZE, SIZE)).astype(np.float32)
+    told = {wanted: session.run(None, {"image": images, WANT_ATTENTION: np.array(wanted)}) for wanted in (True, False)}
+    for untold, wanted, unwanted in zip(session.run(None, {"image": images}), *told.values(), strict=True):
+        np.testing.assert_array_equal(untold, wanted)
+        assert unwanted.size == 0 or np.array_equal(unwanted, wanted)
+    shapes = [output.shape for output in told[False]]
+    assert shapes == [(3, WIDTH), (3, 2), (0, 0, 0)]
+
+
 def test_no_path_of_this_machine_gets_into_the_file(exported: Path, trained: Path) -> None:
     content = exported.read_bytes()
     for part in {str(trained), str(Path(__file__).parents[2]), str(Path(torch.__file__).parents[1])}:
@@ -86,6 +101,8 @@ def test_an_encoder_alone_embeds_and_needs_no_attention(tmp_path: Path) -> None:
     found = model.run(np.zeros((1, 1, SIZE, SIZE), np.float32), want=Answers._fields)
     assert found.probability is None
     assert found.attention is None
+    session = onnxruntime.InferenceSession(tmp_path / "e.onnx")
+    assert [one.name for one in session.get_inputs() + session.get_overridable_initializers()] == ["image"]
 
 
 def test_a_model_that_says_something_else_is_not_written(

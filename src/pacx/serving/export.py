@@ -26,7 +26,7 @@ from pacx.serving.checks import LIMITS, auroc_change, parity, refuse_difference,
 from pacx.serving.facts import Precision
 from pacx.serving.gallery import gallery_path
 from pacx.serving.gallery_maker import make_gallery
-from pacx.serving.onnx_file import reduce_precision, trace, with_facts
+from pacx.serving.onnx_file import attention_on_request, reduce_precision, trace, with_facts
 from pacx.serving.runtime import Answers, OnnxModel
 from pacx.serving.torch_model import TorchModel, open_trained
 
@@ -115,8 +115,8 @@ def export(
     result: dict[str, Any] = {}
     with TemporaryDirectory(dir=_folder(out), prefix=f".{out.name}.") as folder:
         draft, full = Path(folder) / "draft.onnx", Path(folder) / "full.onnx"
-        full.write_bytes(with_facts(traced, facts))
-        reduced = reduce_precision(traced, precision, calibration)
+        full.write_bytes(with_facts(attention_on_request(traced), facts))
+        reduced = attention_on_request(reduce_precision(traced, precision, calibration))
         draft.write_bytes(with_facts(reduced, facts))
         model = OnnxModel(draft)
         found = model.run(chosen.values, want=Answers._fields)

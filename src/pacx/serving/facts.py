@@ -15,9 +15,11 @@ from pacx.errors import PacxError
 from pacx.preprocess import Preprocess
 from pacx.readout import Readout
 
-__all__ = ["INTENDED_USE", "METADATA_KEY", "ModelFacts", "Precision"]
+__all__ = ["INTENDED_USE", "METADATA_KEY", "WANT_ATTENTION", "ModelFacts", "Precision"]
 
 METADATA_KEY = "pacx"
+WANT_ATTENTION = "want_attention"
+"""input of the graph, true unless it is fed: whether to compute the output `attention`"""
 INTENDED_USE = "Research use only. Not a medical device."
 _FORMAT = "pacx-onnx-1"
 

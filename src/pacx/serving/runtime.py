@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pacx.errors import MissingExtraError, PacxError
-from pacx.serving.facts import METADATA_KEY, ModelFacts
+from pacx.serving.facts import METADATA_KEY, WANT_ATTENTION, ModelFacts
 
 __all__ = ["Answers", "Model", "OnnxModel"]
 
@@ -88,8 +88,7 @@ class OnnxModel:
             )
         self.facts = ModelFacts.from_json(metadata[METADATA_KEY])
         self.digest = hashlib.sha256(content).hexdigest()
-        self._run_options = onnxruntime.RunOptions()
-        self._run_options.only_execute_path_to_fetches = True
+        self._can_leave_out = WANT_ATTENTION in {one.name for one in self._session.get_overridable_initializers()}
 
     def run(self, images: NDArray[np.float32], *, want: Collection[str]) -> Answers:
         """Answer for normalised images.
@@ -100,5 +99,8 @@ class OnnxModel:
         """
         names = [output.name for output in self._session.get_outputs() if output.name in want]
         found: dict[str, Any] = dict.fromkeys(("embedding", "probability", "attention"))
-        found |= dict(zip(names, self._session.run(names, {"image": images}, self._run_options), strict=True))
+        feed = {"image": images}
+        if self._can_leave_out:
+            feed[WANT_ATTENTION] = np.array("attention" in names)
+        found |= dict(zip(names, self._session.run(names, feed), strict=True))
         return Answers(**found)
