@@ -11,8 +11,8 @@ import pandas as pd
 from PIL import Image
 
 from pacx.evaluation.curve_areas import summarise_curves
-from pacx.evaluation.measures import measure
 from pacx.evaluation.pool import pool
+from pacx.measures import measure
 from pacx.runs import open_run
 from pacx.scoring import summarise
 from pacx.statistics import bootstrap_mean, retrieval

@@ -12,10 +12,9 @@ from sklearn.metrics import roc_auc_score
 from pacx.data.manifest import subset_rows
 from pacx.errors import PacxError
 from pacx.evaluation.linear import STRENGTHS
-from pacx.evaluation.measures import measure
 from pacx.evaluation.probe import probe
-from pacx.evaluation.probe_scores import measure_all, summarise_all
 from pacx.frozen.features import extract
+from pacx.measures import measure, measure_all, summarise_all
 from pacx.models.encoder import load_encoder, weights_hash
 from pacx.scoring import summarise
 from pacx.statistics import auroc_draws, bootstrap_auroc, resample_patients

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import roc_auc_score
+from scipy.special import expit
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from test_resume_stages import assert_parts_equal_the_whole
 
 from pacx.data.manifest import Task, subset_rows
@@ -26,6 +27,7 @@ from pacx.stages import finetune as stage
 from pacx.stages.finetune import finetune
 from pacx.stages.finetuning import label_loss, log_odds
 from pacx.stages.lesson import make_lesson
+from pacx.statistics import f1_threshold
 from pacx.statistics.platt import fit_platt
 
 QUICK = {
@@ -72,6 +74,20 @@ def test_a_separable_label_is_learnt_and_tested_on_unseen_patients(trained: Path
     assert (score["num_train"], score["num_test"]) == (len(labelled.rows("train")), len(table))
     val = pd.read_parquet(trained / "val_predictions.parquet")
     assert roc_auc_score(val["target"], val["score"]) == pytest.approx(results["val_auroc"], abs=1e-6)
+
+
+def test_all_that_is_measured_of_a_probe_is_measured(trained: Path):
+    measures = pd.DataFrame(read_result(trained)["results"]["measures"])
+    kept = pd.read_parquet(trained / "measures.parquet")
+    assert kept["value"].to_numpy() == pytest.approx(measures["value"].to_numpy(dtype=float), nan_ok=True)
+    of_all = measures[measures["subgroup_kind"] == ""].set_index(["metric", "rule"])
+    test, val = (pd.read_parquet(trained / f"{name}.parquet") for name in ("predictions", "val_predictions"))
+    assert of_all.loc[("average_precision", ""), "value"] == pytest.approx(
+        average_precision_score(test["target"], test["score"])
+    )
+    cut = f1_threshold(val["target"].to_numpy(), val["score"].to_numpy())
+    assert of_all.loc[("f1", "val_f1"), "threshold"] == pytest.approx(expit(cut))
+    assert of_all.loc[("f1", "val_f1"), "value"] == pytest.approx(f1_score(test["target"], test["score"] >= cut))
 
 
 def test_a_finetuned_encoder_has_seen_train_and_val_patients_and_cannot_be_tuned_for_a_test_on_them(
@@ -165,6 +181,7 @@ def test_a_finetuned_encoder_stands_beside_a_probed_one(
     assert {row["encoder"] for row in part["scores"]} == {"tiny", "tiny-finetuned"}
     assert [row["encoder"] for row in part["differences"]] == ["tiny-finetuned"]
     assert part["notes"] == []
+    assert {row["encoder"] for row in part["measures"]} == {"tiny", "tiny-finetuned"}
 
 
 def test_runs_with_several_seeds_are_pooled(trained: Path, run, tmp_path: Path):
@@ -174,6 +191,7 @@ def test_runs_with_several_seeds_are_pooled(trained: Path, run, tmp_path: Path):
     assert results["of"] == "finetune"
     assert results["summary"][0]["value"] == pytest.approx(np.mean(values))
     assert results["summary"][0]["num_runs"] == 2
+    assert {row["metric"] for row in results["measures"]} >= {"average_precision", "f1", "calibration_error"}
     report(runs=[trained, tmp_path / "second", tmp_path / "pool"], out=tmp_path / "report")
     (part,) = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))["probes"]
     assert [Path(row["run"]).name for row in part["scores"]] == ["pool"]  # which stands for both

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pacx.evaluation.problems import Attempt, ProbeData, Problem, Scores, by_rows, give_up, scores_of, undefined_in_test
-from pacx.evaluation.side_by_side import map_side_by_side
+from pacx.side_by_side import map_side_by_side
 from pacx.statistics import macro_auroc
 
 __all__ = ["NEIGHBOURS", "TEMPERATURE", "run_neighbours"]

@@ -18,8 +18,8 @@ from pacx.data.manifest import Task
 from pacx.data.splits import reference_rows, subset_rows
 from pacx.evaluation.heads import Question, Schedule, TrainedHeads, train_heads
 from pacx.evaluation.problems import Attempt, ProbeData, Problem, give_up, scores_of, undefined_in_test
-from pacx.evaluation.side_by_side import map_side_by_side
 from pacx.evaluation.validation import Validation
+from pacx.side_by_side import map_side_by_side
 
 __all__ = ["FIRST_SEED", "Sampler", "run_paper_probes"]
 

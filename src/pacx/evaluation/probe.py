@@ -106,7 +106,7 @@ def probe(
     Returns:
         The content of `result.json`. Its results: encoder_name, seen_patients, protocol, scores (one entry per task,
         label, fraction and seed), summary (the mean over seeds; label "macro" is the mean over a task's labels),
-        measures (AUPRC, F1, sensitivity, calibration and more, see `pacx.evaluation.measures`) and, of honest, head
+        measures (AUPRC, F1, sensitivity, calibration and more, see `pacx.measures`) and, of honest, head
         (names of the outputs in the calibrated `head/` that `pacx predict` and `pacx export` use) and neighbours (a
         summary of k nearest neighbours). Beside it `predictions.parquet`, `val_predictions.parquet` and
         `neighbours.parquet`, as `pacx.scoring` describes them, and `measures.parquet`.

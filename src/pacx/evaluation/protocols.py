@@ -18,11 +18,11 @@ from pacx.evaluation.linear import STRENGTHS, run_probes
 from pacx.evaluation.neighbours import run_neighbours
 from pacx.evaluation.paper_probe import Sampler, run_paper_probes
 from pacx.evaluation.probe_rows import score_rows, summary_rows
-from pacx.evaluation.probe_scores import measure_all, summarise_all
 from pacx.evaluation.problems import Attempt, ProbeData, make_problems, predictions_table
 from pacx.evaluation.published_probes import EPOCHS, published_probe
 from pacx.evaluation.token_choice import choose_token
 from pacx.frozen.features import Token, extract
+from pacx.measures import measure_all, summarise_all
 from pacx.models.encoder import Encoder, weights_hash
 from pacx.models.readout_head import HEAD_FOLDER, save_head
 from pacx.runs import RunFolder

@@ -9,8 +9,9 @@ A probe says what an encoder knows; fine-tuning says what it becomes. The paper 
   all its labels, as with probes.
 * The epoch with the best validation AUROC is kept (mean over outputs), the first of equals; the
   last one where validation defines none.
-* Predictions on test images and their scores have the form of a probe's (`pacx.scoring`), so `report`, `pool` and
-  paired comparisons take both alike. The encoder that is left can be probed, explained or distilled like any other.
+* Predictions on test images, their scores (`pacx.scoring`) and measures (`pacx.measures`) have the form of a probe's:
+  `report`, `pool` and paired comparisons take both alike. The encoder that is left can be probed, explained or
+  distilled like any other.
 * A flip moves the heart to the right: `--augment none` where laterality is the question.
 """
 
@@ -35,7 +36,7 @@ from pacx.models.encoder import load_encoder, weights_hash
 from pacx.preprocess import Preprocess
 from pacx.runs import open_run
 from pacx.stages.ecg_objectives import StepSize
-from pacx.stages.finetuned import keep_classifier, predictions_of, score_rows
+from pacx.stages.finetuned import LEVEL, keep_classifier, keep_measures, predictions_of, score_rows
 from pacx.stages.finetuning import FineTuning
 from pacx.stages.layer_decay import layer_scales
 from pacx.stages.lesson import Lesson, make_lesson
@@ -179,6 +180,7 @@ def finetune(
                 "seen_patients": seen,
                 "protocol": _protocol(arguments, chosen_on=chosen_on),
                 **score_rows(lesson, tables["test"], draws=draws),
+                "measures": keep_measures(run, cohort, tables, draws=draws),
                 "val_auroc": table.best("val_auroc", mode="max") if chosen_on else float("nan"),
                 "num_images": len(lesson.rows["train"]),
                 "images_per_second": table.images_per_second,
@@ -200,7 +202,7 @@ def _protocol(arguments: Mapping[str, Any], *, chosen_on: str | None) -> dict[st
     """Say how it was trained and judged; runs are pooled if they agree in this."""
     chosen = "last epoch" if chosen_on is None else "AUROC on the whole validation split"
     return {
-        "name": "finetune", **{name: arguments[name] for name in _SETTINGS}, "chosen_on": chosen, "level": 0.95
+        "name": "finetune", **{name: arguments[name] for name in _SETTINGS}, "chosen_on": chosen, "level": LEVEL
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from pacx.evaluation.reporting.probes import headline_labels
 from pacx.evaluation.reporting.tables import Cell, Table, value_cell
 from pacx.evaluation.reporting.views import Tones, readable
 from pacx.evaluation.reporting.wording import count
-from pacx.evaluation.subgroups import AGE_BANDS
+from pacx.measures.subgroups import AGE_BANDS
 from pacx.scoring import MACRO
 
 __all__ = ["labels_table", "measures_table", "subgroups_table"]

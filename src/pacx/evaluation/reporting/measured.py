@@ -1,6 +1,6 @@
 """All measures of the probes on one store, and calibration curves, as `report.json` holds them.
 
-Probes write a long table of measures (`pacx.evaluation.measures`); of it, those that the page shows are kept: the label
+Probes write a long table of measures (`pacx.measures`); of it, those that the page shows are kept: the label
 that stands for each task and its single labels, at all fractions, and subgroups of the former. Calibration curves are
 made from the predictions, at the largest label fraction, all outputs of a task together.
 """

@@ -1,11 +1,11 @@
-"""Everything that is measured of a probe's predictions, with patient-level intervals, in one long table.
+"""Everything that is measured of predictions, with patient-level intervals, in one long table.
 
 * **Per output, per label, per task.** A class of a multiclass label is judged one against the rest; the label by the
   mean over its classes (output `macro`) and by accuracy and F1 of the class with the highest score; a task with several
   labels by the mean over all their outputs (label `macro`). Means are over the columns in which a measure is defined:
   a column of one class is NaN and left out, never .5.
 * **Thresholds come from the validation rows**, one for each seed, never from the rows that are judged; `rule` says
-  which (`pacx.evaluation.column_measures.RULES`). `half` is the published way, `test_roc` the usual optimistic one.
+  which (`pacx.measures.columns.RULES`). `half` is the published way, `test_roc` the usual optimistic one.
 * **Seeds and runs are averaged draw by draw**, as in `pacx.scoring`. All outputs of a task share their
   draws, so an interval may differ from that of `summary` in the last digit where patients have unknown labels.
 * **DeLong's interval** stands beside the bootstrap's where every patient has one image (rule `delong`).
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from pacx.evaluation.column_measures import (
+from pacx.measures.columns import (
     KEYS,
     Array,
     Cuts,
@@ -32,7 +32,7 @@ from pacx.evaluation.column_measures import (
     measure_column,
     with_the_data,
 )
-from pacx.evaluation.subgroups import FEWEST, Subgroup, subgroups
+from pacx.measures.subgroups import FEWEST, Subgroup, subgroups
 from pacx.scoring import FOLD, MACRO, QuestionScores, arrange
 from pacx.statistics import Resamples, delong_interval, interval_of, mean_of_defined, one_row_each, resample_patients
 
@@ -73,7 +73,7 @@ def measure(
     level: float = 0.95,
     specificity: float = 0.9,
 ) -> pd.DataFrame:
-    """Measure all predictions of a probe.
+    """Measure all predictions.
 
     Args:
         predictions: scores of the test images, as `pacx.scoring` describes them.

@@ -6,8 +6,8 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import accuracy_score, average_precision_score, brier_score_loss, f1_score, roc_auc_score
 
-from pacx.evaluation.column_measures import RULES
-from pacx.evaluation.measures import COLUMNS, measure
+from pacx.measures import COLUMNS, measure
+from pacx.measures.columns import RULES
 from pacx.scoring import MACRO, summarise
 from pacx.statistics import delong_interval, f1_threshold, rates, specificity_threshold
 

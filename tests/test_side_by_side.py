@@ -3,7 +3,7 @@ import threading
 import pytest
 import torch
 
-from pacx.evaluation.side_by_side import map_side_by_side
+from pacx.side_by_side import map_side_by_side
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""Scores and measures of a probe, every task and fraction for itself, on all cores.
+"""Scores and measures, every task and fraction for itself, on all cores.
 
-Nothing differs from `pacx.scoring.summarise` and `pacx.evaluation.measures.measure` of the whole: both look at one task
+Nothing differs from `pacx.scoring.summarise` and `pacx.measures.measure` of the whole: both look at one task
 and fraction at a time. Resampling thousands of patients a thousand times is most of a large probe's work.
 """
 
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from pacx.evaluation.measures import COLUMNS, measure
-from pacx.evaluation.side_by_side import map_side_by_side
+from pacx.measures.table import COLUMNS, measure
 from pacx.scoring import Scored, summarise
+from pacx.side_by_side import map_side_by_side
 
 __all__ = ["measure_all", "summarise_all"]
 
@@ -36,9 +36,9 @@ def summarise_all(predictions: pd.DataFrame, *, draws: int, level: float) -> Sco
 
 
 def measure_all(
-    predictions: pd.DataFrame, val_predictions: pd.DataFrame, manifest: pd.DataFrame, *, draws: int, level: float
+    predictions: pd.DataFrame, val_predictions: pd.DataFrame | None, manifest: pd.DataFrame, *, draws: int, level: float
 ) -> pd.DataFrame:
-    """Measure all predictions; arguments and result as those of `pacx.evaluation.measures.measure`."""
+    """Measure all predictions; arguments and result as those of `pacx.measures.measure`."""
     facts = manifest[["image_id", *(column for column in _SUBGROUP_COLUMNS if column in manifest)]]
     largest = dict(predictions.groupby("task", observed=True)["fraction"].max())
 

@@ -1,0 +1,11 @@
+"""Everything that is measured of predictions on test images, of probes and of fine-tuned encoders alike.
+
+`pacx.scoring` scores each question by AUROC; here are AUPRC, F1, sensitivity, calibration and more, and subgroups.
+"""
+
+from __future__ import annotations
+
+from pacx.measures.on_all_cores import measure_all, summarise_all
+from pacx.measures.table import COLUMNS, measure
+
+__all__ = ["COLUMNS", "measure", "measure_all", "summarise_all"]
