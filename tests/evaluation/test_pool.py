@@ -13,6 +13,7 @@ import pytest
 from pacx.errors import PacxError
 from pacx.evaluation.comparison import compare_probes
 from pacx.evaluation.pool import pool
+from pacx.measures import measure
 from pacx.runs import open_run, read_result, write_json
 from pacx.scoring import MACRO, summarise
 from pacx.statistics import auroc
@@ -274,6 +275,56 @@ def test_measures_of_a_pool_are_means_with_the_spread_over_runs(tmp_path: Path) 
     shared, lonely = content["results"]["measures"]
     assert shared["value"] == pytest.approx(0.4)
     assert shared["sd_over_runs"] == pytest.approx(np.std(values, ddof=1))
-    assert shared["low"] is None or np.isnan(shared["low"])
-    assert (shared["num"], shared["note"]) == (60, "mean of 3 runs")
+    assert (shared["num"], shared["num_runs"], shared["note"]) == (60, 3, "")
     assert lonely["value"] is None or np.isnan(lonely["value"])
+    assert lonely["note"] == "not defined in each of the 3 runs"
+
+
+def measured(run: Path, *, seed: int) -> Path:
+    """Add what a probe measures, with thresholds from other predictions as its validation images'."""
+    table = pd.read_parquet(run / "predictions.parquet")
+    val = predictions(seed=seed, fold=9)
+    val.to_parquet(run / "val_predictions.parquet")
+    content = read_result(run)
+    content["results"]["measures"] = measure(table, val, table[["image_id"]], draws=20).to_dict("records")
+    write_json(run / "result.json", content)
+    return run
+
+
+QUESTION = ["task", "label", "output", "fraction", "metric", "rule"]
+
+
+def test_measures_of_pooled_seeds_have_the_interval_of_their_mean(tmp_path: Path) -> None:
+    runs = [measured(run, seed=seed) for seed, run in enumerate(seeds(tmp_path, "pacx", skill=1.0))]
+    content, summary = pooled(runs, tmp_path / "pool")
+    found = pd.DataFrame(content["results"]["measures"]).set_index(QUESTION)
+    tables = {
+        name: pd.concat(
+            [pd.read_parquet(run / f"{name}.parquet").assign(run=number) for number, run in enumerate(runs)]
+        )
+        for name in ("predictions", "val_predictions")
+    }
+    expected = measure(*tables.values(), tables["predictions"][["image_id"]], draws=200).set_index(QUESTION)
+    assert len(found) == len(expected) > 30
+    for column in ("value", "low", "high"):
+        own, other = (table[column].astype(float).loc[expected.index] for table in (found, expected))
+        np.testing.assert_allclose(own, other, atol=1e-12)
+    auroc_row = found.loc[("water", "edema", "edema", 1.0, "auroc", "")]
+    of_summary = summary["water", "edema", 1.0]
+    assert (auroc_row["low"], auroc_row["high"]) == pytest.approx((of_summary["low"], of_summary["high"]))
+    thresholded = found.loc[("water", "edema", "edema", 1.0, "f1", "val_f1")]
+    assert thresholded["low"] < thresholded["value"] < thresholded["high"]
+
+
+def test_measures_of_pooled_folds_are_means_with_the_interval_of_all_patients(tmp_path: Path) -> None:
+    runs = [measured(run, seed=0) for run in folds(tmp_path, "mae", skill=1.0)]
+    content, summary = pooled(runs, tmp_path / "pool")
+    found = pd.DataFrame(content["results"]["measures"]).set_index(QUESTION)
+    own = found.loc[("water", "edema", "edema", 1.0, "auroc", "")]
+    of_summary = summary["water", "edema", 1.0]
+    for column in ("value", "low", "high"):
+        assert own[column] == pytest.approx(of_summary[column])
+    single = pd.concat([pd.DataFrame(read_result(run)["results"]["measures"]) for run in runs]).set_index(QUESTION)
+    key = ("water", "edema", "edema", 1.0, "f1", "val_f1")
+    assert found.loc[key, "value"] == pytest.approx(single.loc[key, "value"].astype(float).mean())
+    assert found.loc[key, "low"] < found.loc[key, "value"] < found.loc[key, "high"]

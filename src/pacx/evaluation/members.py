@@ -18,9 +18,9 @@ import pandas as pd
 
 from pacx.errors import PacxError
 from pacx.runs import read_result
-from pacx.scoring import MACRO
+from pacx.scoring import FOLD, MACRO
 
-__all__ = ["Member", "arrange_members", "check_alike", "design", "facts", "read_member", "store_identity"]
+__all__ = ["Member", "arrange_members", "check_alike", "design", "facts", "read_member", "store_identity", "together"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,17 @@ def read_member(folder: Path, *, tables: Mapping[str, str]) -> Member:
     if not path.is_file():
         raise PacxError(f"{folder} has no {name} left ({path.name}). Run its command again.")
     return Member(Path(folder).resolve(), content, pd.read_parquet(path))
+
+
+def together(members: Sequence[Member], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Join a table of each run, with columns fold and run; outputs get their fold's number if there are several."""
+    joined = pd.concat(
+        [table.assign(fold=member.fold, run=member.run) for member, table in zip(members, tables, strict=True)],
+        ignore_index=True,
+    )
+    if "output" in joined and joined["fold"].nunique() > 1:
+        joined["output"] = joined["output"].astype(str) + FOLD + joined["fold"].astype(str)
+    return joined
 
 
 def check_alike(members: Sequence[Member]) -> str:

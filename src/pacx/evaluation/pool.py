@@ -36,10 +36,12 @@ from pacx.evaluation.members import (
     facts,
     read_member,
     store_identity,
+    together,
 )
 from pacx.evaluation.pool_images import TABLES, pool_alignment, pool_attention, pool_segmentation
+from pacx.evaluation.pool_measures import pool_measures
 from pacx.runs import open_run
-from pacx.scoring import FOLD, MACRO, summarise
+from pacx.scoring import MACRO, summarise
 
 __all__ = ["POOLED", "pool"]
 
@@ -98,25 +100,16 @@ def _common_name(members: Sequence[Member]) -> str:
     return names[0] if len(names) == 1 else stems[0]
 
 
-def _together(members: Sequence[Member]) -> pd.DataFrame:
-    """Join the predictions, with columns fold and run; outputs get their fold's number if there are several."""
-    table = pd.concat(
-        [member.predictions.assign(fold=member.fold, run=member.run) for member in members], ignore_index=True
-    )
-    if "output" in table and table["fold"].nunique() > 1:
-        table["output"] = table["output"].astype(str) + FOLD + table["fold"].astype(str)
-    return table
-
-
 def _pool_probes(members: Sequence[Member], draws: int) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     """Score pooled probes: scores (those of the runs, numbered), summary, and measures."""
-    predictions = _together(members)
+    predictions = together(members, [member.predictions for member in members])
     scored = summarise(predictions, draws=draws).mean
     of_key: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
     for row in _numbered(members, "summary"):
         of_key.setdefault((row["task"], row["label"], row["fraction"]), []).append(row)
     summary = [_summary_row(rows, scored.get(key, _UNTESTED)) for key, rows in of_key.items()]
-    found = {"scores": _numbered(members, "scores"), "summary": summary, "measures": _mean_measures(members)}
+    measures = pool_measures(members, predictions, draws=draws)
+    found = {"scores": _numbered(members, "scores"), "summary": summary, "measures": measures}
     return found, {"predictions": predictions}
 
 
@@ -124,37 +117,6 @@ _UNTESTED: Mapping[str, float] = {
     **dict.fromkeys(("value", "low", "high", "sd_over_seeds", "sd_over_runs"), np.nan),
     **dict.fromkeys(("num_seeds", "num_runs", "num_test", "num_test_patients", "positives"), 0),
 }
-
-
-_QUESTION = ("task", "label", "output", "fraction", "subgroup_kind", "subgroup", "metric", "rule")
-"""what names a measure"""
-
-
-def _mean_measures(members: Sequence[Member]) -> list[dict[str, Any]]:
-    """Average every measure over the runs.
-
-    Thresholds were chosen run by run, so there is one value per run. Intervals of single runs say nothing of their
-    mean and are left out; the spread over runs is given.
-    """
-    rows = [row for member in members for row in member.results.get("measures") or []]
-    if not rows:
-        return []
-    averaged = []
-    for key, own in pd.DataFrame(rows).groupby(list(_QUESTION), sort=False, dropna=False):
-        values = own["value"].astype(np.float64)
-        averaged.append(
-            {
-                **dict(zip(_QUESTION, key, strict=True)),
-                "value": float(values.mean()) if values.notna().all() and len(own) == len(members) else np.nan,
-                "low": np.nan,
-                "high": np.nan,
-                "sd_over_runs": float(values.std(ddof=1)),
-                "threshold": np.nan,
-                **{column: own[column].iloc[0] for column in ("num", "positives", "num_patients")},
-                "note": f"mean of {len(members)} runs",
-            }
-        )
-    return averaged
 
 
 def _numbered(members: Sequence[Member], key: str) -> list[dict[str, Any]]:
@@ -184,7 +146,7 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _pool_physiology(members: Sequence[Member], draws: int) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    predictions = _together(members)
+    predictions = together(members, [member.predictions for member in members])
     return summarise_physiology(predictions, draws=draws), {"predictions": predictions}
 
 

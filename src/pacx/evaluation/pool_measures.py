@@ -1,0 +1,88 @@
+"""All measures of pooled probes: averaged over the runs, with intervals over the test patients.
+
+Thresholds were chosen run by run, on each run's validation images; every run keeps its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from pacx.evaluation.members import Member, together
+from pacx.measures import measure_all
+from pacx.scoring import FOLD, MACRO
+
+__all__ = ["pool_measures"]
+
+_QUESTION = ("task", "label", "output", "fraction", "subgroup_kind", "subgroup", "metric", "rule")
+"""what names a measure"""
+
+
+class _Bounds(NamedTuple):
+    low: float = np.nan
+    high: float = np.nan
+
+
+def pool_measures(members: Sequence[Member], predictions: pd.DataFrame, *, draws: int) -> list[dict[str, Any]]:
+    """Average every measure over the runs.
+
+    Args:
+        members: runs of probes or fine-tunings; without measures of their own there are none of the pool.
+        predictions: of all of them, joined.
+        draws: bootstrap draws of the intervals.
+
+    Returns:
+        One row per measure. value is the mean over the runs; low and high its interval over test patients, all runs on
+        the same draws; sd_over_runs the spread. Subgroups, and single classes of several folds, have no interval.
+    """
+    rows = [row for member in members for row in member.results.get("measures") or []]
+    if not rows:
+        return []
+    bounds = _bounds(members, predictions, draws=draws)
+    pooled = []
+    for key, own in pd.DataFrame(rows).groupby(list(_QUESTION), sort=False, dropna=False):
+        values = own["value"].astype(np.float64)
+        everywhere = bool(values.notna().all()) and len(own) == len(members)
+        pooled.append(
+            {
+                **dict(zip(_QUESTION, key, strict=True)),
+                "value": float(values.mean()) if everywhere else np.nan,
+                **(bounds.get(key, _Bounds()) if everywhere else _Bounds())._asdict(),
+                "sd_over_runs": float(values.std(ddof=1)),
+                "threshold": np.nan,
+                **{column: own[column].iloc[0] for column in ("num", "positives", "num_patients")},
+                "num_runs": len(members),
+                "note": "" if everywhere else f"not defined in each of the {len(members)} runs",
+            }
+        )
+    return pooled
+
+
+def _bounds(members: Sequence[Member], predictions: pd.DataFrame, *, draws: int) -> dict[tuple[Hashable, ...], _Bounds]:
+    """Measure all runs on the same draws of their patients; the names are those that a single run uses."""
+    level = float(members[0].protocol.get("level", 0.95))
+    nobody = pd.DataFrame({"image_id": []})  # sex, age and view are in no table of a run
+    found = measure_all(predictions, _validation(members), nobody, draws=draws, level=level)
+    outputs = found["output"].astype(str)
+    folded = outputs.str.contains(FOLD, regex=False)
+    if folded.any():
+        # A label with one output has one per fold now; their mean is the label's.
+        single = found.assign(output=outputs.str.partition(FOLD)[0])[folded].groupby("label")["output"].nunique() == 1
+        mean = found["label"].map(single).fillna(False).astype(bool) & (outputs == MACRO)
+        found = found.assign(output=outputs.where(~mean, found["label"]))[~folded]
+    rows = found[[*_QUESTION, "low", "high"]].itertuples(index=False, name=None)
+    return {row[:-2]: _Bounds(*row[-2:]) for row in rows}
+
+
+def _validation(members: Sequence[Member]) -> pd.DataFrame | None:
+    """Join the predictions on validation images, if every run kept them."""
+    paths = [
+        member.folder / str(member.content["artefacts"].get("val_predictions", "val_predictions.parquet"))
+        for member in members
+    ]
+    if not all(path.is_file() for path in paths):
+        return None
+    return together(members, [pd.read_parquet(path) for path in paths])
