@@ -12,6 +12,7 @@ from tests.serving.models import GRID, SIZE, WIDTH, make_encoder, png, save_clas
 from pacx.data.store import Store
 from pacx.errors import PacxError
 from pacx.models.encoder import load_encoder, save_encoder, weights_hash
+from pacx.readout import HeadToken
 from pacx.serving import checks
 from pacx.serving.export import export
 from pacx.serving.facts import WANT_ATTENTION, Precision
@@ -67,10 +68,10 @@ def test_only_what_is_asked_for_is_computed(exported: Path) -> None:
     assert found.probability is not None
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_attention_is_computed_unless_told_otherwise(trained: Path, tmp_path: Path, precision: Precision) -> None:
+@pytest.mark.parametrize(("token", "precision"), [("cls", "fp32"), ("mean", "fp32"), ("cls", "fp16"), ("cls", "int8")])
+def test_attention_is_computed_unless_told_otherwise(tmp_path: Path, token: HeadToken, precision: Precision) -> None:
     out = tmp_path / "model.onnx"
-    export(str(trained), out=out, precision=precision, force=True)
+    export(str(save_classifier(tmp_path / "trained", token)), out=out, precision=precision, force=True)
     session = onnxruntime.InferenceSession(out)
     images = np.random.default_rng(0).normal(size=(3, 1, SIZE, SIZE)).astype(np.float32)
     told = {wanted: session.run(None, {"image": images, WANT_ATTENTION: np.array(wanted)}) for wanted in (True, False)}
