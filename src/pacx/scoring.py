@@ -37,6 +37,7 @@ __all__ = [
     "Scored",
     "SeedScores",
     "arrange",
+    "on_shared_subsets",
     "questions",
     "score_seeds",
     "spread",
@@ -70,12 +71,22 @@ class QuestionScores(NamedTuple):
     """(K,) the label that each output belongs to"""
 
     def of_seeds(self, seeds: Collection[int]) -> QuestionScores:
-        """Keep some training subsets, of all runs."""
+        """Keep some training subsets, of all runs; what only the others could learn to tell goes with them."""
         kept = [place for place, seed in enumerate(self.seeds) if seed in seeds]
-        return self._replace(
-            score=self.score[kept],
-            seeds=tuple(self.seeds[place] for place in kept),
-            runs=tuple(self.runs[place] for place in kept),
+        if len(kept) == len(self.seeds):
+            return self
+        score = self.score[kept]
+        learnt = np.asarray(np.isfinite(score).any(axis=(0, 1)))
+        images = np.isfinite(self.target[:, learnt]).any(axis=1)
+        return QuestionScores(
+            self.target[images][:, learnt],
+            score[:, images][:, :, learnt],
+            self.image_id[images],
+            self.patient[images],
+            tuple(self.seeds[place] for place in kept),
+            tuple(name for name, own in zip(self.outputs, learnt, strict=True) if own),
+            tuple(self.runs[place] for place in kept),
+            tuple(name for name, own in zip(self.labels, learnt, strict=True) if own),
         )
 
 
@@ -123,6 +134,17 @@ def arrange(predictions: pd.DataFrame) -> QuestionScores:
         tuple(int(one) // most for one in seeds),
         tuple(str(one).split("\n")[0] for one in outputs),
     )
+
+
+def on_shared_subsets(sides: Sequence[QuestionScores], *, fraction: float) -> list[QuestionScores]:
+    """Keep the training subsets that all sides have, so that none is averaged over luckier ones.
+
+    All labels are one and the same subset, whatever the seed of a training on them: then nothing is left out.
+    """
+    if fraction == 1:
+        return list(sides)
+    shared = frozenset.intersection(*(frozenset(side.seeds) for side in sides))
+    return [side.of_seeds(shared) for side in sides]
 
 
 def score_seeds(scores: QuestionScores, resamples: Resamples) -> SeedScores:

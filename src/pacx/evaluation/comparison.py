@@ -1,7 +1,7 @@
 """Two encoders on the same test images: paired differences with intervals and p-values.
 
 Both sides are scored on the same patients in every bootstrap draw, so what both find hard cancels out. With several
-training subsets (seeds) the AUROCs are averaged over the seeds that both sides have, then subtracted, draw by draw.
+training subsets (seeds) the AUROCs are averaged over the subsets that both sides have, then subtracted, draw by draw.
 A side may pool several runs: five students are compared with one base encoder over the same training subsets each.
 
 Of 20 questions without a true difference about one has p < .05. `p_holm` may be read as if its question had been the
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from pacx.errors import PacxError
-from pacx.scoring import QuestionScores, questions, score_seeds
+from pacx.scoring import QuestionScores, on_shared_subsets, questions, score_seeds
 from pacx.statistics import (
     Difference,
     delong_difference,
@@ -28,7 +28,10 @@ from pacx.statistics import (
     resample_patients,
 )
 
-__all__ = ["compare_attention", "compare_probes", "same_seeds"]
+__all__ = ["compare_attention", "compare_probes"]
+
+_Key = tuple[str, str, float]
+"""task, label, fraction"""
 
 
 def compare_probes(
@@ -50,43 +53,79 @@ def compare_probes(
 
     Returns:
         One row per (task, label, fraction) that both have: task, label, fraction, value_a, value_b (mean AUROC over
-        the shared seeds), difference (a minus b), low, high, p_value, p_holm, p_delong (NaN where patients have several
-        images, or for a mean over several outputs), num_seeds (shared), num_runs_a, num_runs_b, num_test,
-        num_test_patients.
+        what is compared), difference (a minus b), low, high, p_value, p_holm, p_delong (NaN where patients have several
+        images, or for a mean over several outputs), num_seeds (of a), num_runs_a, num_runs_b, num_test,
+        num_test_patients, note. The note says which trainings were left out because the other side lacks their subset
+        of the labels, or why a question cannot be compared; then its numbers are NaN.
 
     Raises:
-        PacxError: the two share no question, or were tested on other images or labels.
+        PacxError: the two share no question, or none of those can be compared: no training subset in common, or other
+            test images or labels.
     """
     ours, theirs = dict(questions(_read(predictions_a))), dict(questions(_read(predictions_b)))
     shared = [key for key in ours if key in theirs]
     if not shared:
         raise PacxError("The two probes have no task and label fraction in common. Compare probes of the same tasks.")
-    rows = []
+    rows, faults = [], []
     for key in shared:
-        a, b = same_seeds(ours[key], theirs[key])
-        _check_same_test(key, a, b)
-        resamples = resample_patients(a.patient, draws=draws, seed=seed)
-        scored_a, scored_b = score_seeds(a, resamples), score_seeds(b, resamples)
-        value_a, value_b = scored_a.value.mean(), scored_b.value.mean()
-        drawn = scored_a.draws.mean(axis=0) - scored_b.draws.mean(axis=0)
-        difference = difference_of(value_a - value_b, drawn, level=level)
-        rows.append(
-            {
-                **dict(zip(("task", "label", "fraction"), key, strict=True)),
-                "value_a": value_a,
-                "value_b": value_b,
-                **_columns(difference),
-                "p_holm": np.nan,
-                "p_delong": _delong_p_value(a, b),
-                "num_seeds": len(set(a.seeds)),
-                "num_runs_a": len(set(a.runs)),
-                "num_runs_b": len(set(b.runs)),
-                "num_test": len(a.image_id),
-                "num_test_patients": len(set(a.patient)),
-            }
-        )
+        named = dict(zip(("task", "label", "fraction"), key, strict=True))
+        try:
+            rows.append({**named, **_compare(key, ours[key], theirs[key], draws=draws, seed=seed, level=level)})
+        except PacxError as error:
+            faults.append(error)
+            rows.append({**named, **_NOTHING, "note": str(error)})
+    if len(faults) == len(rows):
+        raise faults[0]
     table = pd.DataFrame(rows)
     return table.assign(p_holm=holm(table["p_value"]))
+
+
+_NOTHING = {
+    **dict.fromkeys(("value_a", "value_b", "difference", "low", "high", "p_value", "p_holm", "p_delong"), np.nan),
+    **dict.fromkeys(("num_seeds", "num_runs_a", "num_runs_b", "num_test", "num_test_patients"), 0),
+}
+
+
+def _compare(
+    key: _Key, ours: QuestionScores, theirs: QuestionScores, *, draws: int, seed: int, level: float
+) -> dict[str, object]:
+    """Compare one question.
+
+    Raises:
+        PacxError: it cannot be compared.
+    """
+    a, b = on_shared_subsets([ours, theirs], fraction=key[2])
+    if not a.seeds:
+        raise PacxError(
+            f"The two probes share no training subset for {key[0]}/{key[1]} at {key[2]:.0%} of the labels: seeds "
+            f"{sorted(set(ours.seeds))} and {sorted(set(theirs.seeds))}. Run both with the same seeds."
+        )
+    _check_same_test(key, a, b)
+    resamples = resample_patients(a.patient, draws=draws, seed=seed)
+    scored_a, scored_b = score_seeds(a, resamples), score_seeds(b, resamples)
+    value_a, value_b = scored_a.value.mean(), scored_b.value.mean()
+    drawn = scored_a.draws.mean(axis=0) - scored_b.draws.mean(axis=0)
+    return {
+        "value_a": value_a,
+        "value_b": value_b,
+        **_columns(difference_of(value_a - value_b, drawn, level=level)),
+        "p_holm": np.nan,
+        "p_delong": _delong_p_value(a, b),
+        "num_seeds": len(set(a.seeds)),
+        "num_runs_a": len(set(a.runs)),
+        "num_runs_b": len(set(b.runs)),
+        "num_test": len(a.image_id),
+        "num_test_patients": len(set(a.patient)),
+        "note": _left_out(ours, a, theirs, b),
+    }
+
+
+def _left_out(ours: QuestionScores, a: QuestionScores, theirs: QuestionScores, b: QuestionScores) -> str:
+    """Say how many trainings are not in the comparison; nothing if all are."""
+    sides = ((len(side.seeds) - len(kept.seeds), len(side.seeds)) for side, kept in ((ours, a), (theirs, b)))
+    lost = [f"{left_out} of the {number} trainings of the {side}" for (left_out, number), side in
+            zip(sides, ("first", "second"), strict=True) if left_out]  # fmt: skip
+    return f"{' and '.join(lost)} had training subsets that the other lacks, and are left out" if lost else ""
 
 
 def compare_attention(
@@ -108,7 +147,8 @@ def compare_attention(
 
     Returns:
         One row per region that both have: region, value_a, value_b (mean share of attention), difference (a minus b),
-        low, high, p_value, num_images.
+        low, high, p_value, num_images. Images of which one of the two has no map (a gradient-weighted one may be
+        undefined) are left out of all of these.
 
     Raises:
         PacxError: the two share no image and region.
@@ -118,7 +158,8 @@ def compare_attention(
     if both.empty:
         raise PacxError("The two attention runs share no image and region. Explain both encoders on the same store.")
     rows = []
-    for region, images in both.groupby("region", sort=False):
+    for region, together in both.groupby("region", sort=False):
+        images = together[np.isfinite(together["mass_a"]) & np.isfinite(together["mass_b"])]
         a, b, patient = images["mass_a"], images["mass_b"], images["patient_id"].astype(str)
         rows.append(
             {
@@ -150,22 +191,7 @@ def _read(table: pd.DataFrame | Path) -> pd.DataFrame:
     return pd.read_parquet(table)
 
 
-def same_seeds(a: QuestionScores, b: QuestionScores) -> tuple[QuestionScores, QuestionScores]:
-    """Keep the training subsets that both sides have, so that neither is averaged over luckier ones.
-
-    Raises:
-        PacxError: there is none.
-    """
-    shared = set(a.seeds) & set(b.seeds)
-    if not shared:
-        raise PacxError(
-            f"The two probes share no seed: {sorted(set(a.seeds))} and {sorted(set(b.seeds))}. "
-            "Run both with the same number of seeds."
-        )
-    return a.of_seeds(shared), b.of_seeds(shared)
-
-
-def _check_same_test(key: tuple[str, str, float], a: QuestionScores, b: QuestionScores) -> None:
+def _check_same_test(key: _Key, a: QuestionScores, b: QuestionScores) -> None:
     same = np.array_equal(a.image_id, b.image_id) and a.outputs == b.outputs
     if not (same and np.array_equal(a.target, b.target, equal_nan=True)):
         raise PacxError(

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pacx.evaluation.reporting.collect import Record
-from pacx.scoring import QuestionScores, questions, score_seeds
+from pacx.scoring import QuestionScores, on_shared_subsets, questions, score_seeds
 from pacx.statistics import Resamples, difference_of, interval_of, resample_patients
 
 __all__ = ["GroupScores"]
@@ -45,7 +45,8 @@ class GroupScores:
             label: the encoder.
             tasks: the tasks to average over, with the label that stands for each.
             fraction: share of the training labels.
-            among: encoders that it is set beside; training subsets that one of them lacks are left out.
+            among: encoders that it is set beside; training subsets that one of them lacks are left out
+                (`pacx.scoring.on_shared_subsets`).
 
         Returns:
             value, low, high, sd_over_runs (NaN where no seeds are pooled).
@@ -78,10 +79,10 @@ class GroupScores:
         found = []
         for task, scores in own.items():
             sides = [self._question(one, task, tasks[task], fraction) for one in {label, *among}]
-            seeds = frozenset.intersection(*(frozenset(side.seeds) for side in sides))
-            key = (label, task, tasks[task], fraction, seeds, patients.tobytes())
+            kept = on_shared_subsets([scores, *sides], fraction=fraction)[0]
+            key = (label, task, tasks[task], fraction, kept.seeds, patients.tobytes())
             if key not in self._kept:
-                self._kept[key] = self._score(scores.of_seeds(seeds), patients)
+                self._kept[key] = self._score(kept, patients)
             found.append(self._kept[key])
         of_runs = pd.concat([one.of_runs for one in found], axis=1).mean(axis=1)
         return _Mean(
@@ -89,6 +90,8 @@ class GroupScores:
         )
 
     def _score(self, scores: QuestionScores, patients: NDArray[np.str_]) -> _Mean:
+        if not scores.seeds:  # no training subset in common
+            return _Mean(np.nan, np.full(self.draws, np.nan), pd.Series(dtype=np.float64))
         codes = np.searchsorted(patients, scores.patient.astype(str)).astype(np.int64)
         found = score_seeds(scores, Resamples(codes, resample_patients(patients, draws=self.draws).weights))
         of_runs = pd.Series(found.value).groupby(np.asarray(scores.runs)).mean()

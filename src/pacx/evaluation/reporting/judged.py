@@ -154,8 +154,10 @@ def _compare_segmentation(table: pd.DataFrame, reference: pd.DataFrame) -> list[
 
 
 def _paired(both: pd.DataFrame, metric: str) -> Record:
-    a, b = both[f"{metric}_a"], both[f"{metric}_b"]
-    difference = paired_mean_difference(a, b, both["patient_id"].astype(str))
+    """Compare what is defined on both sides, with the means of the same images."""
+    defined = both[both[f"{metric}_a"].notna() & both[f"{metric}_b"].notna()]
+    a, b = defined[f"{metric}_a"], defined[f"{metric}_b"]
+    difference = paired_mean_difference(a, b, defined["patient_id"].astype(str))
     found: dict[str, Any] = {
         "metric": metric,
         "value_a": float(a.mean()),
@@ -164,6 +166,6 @@ def _paired(both: pd.DataFrame, metric: str) -> Record:
         "low": difference.low,
         "high": difference.high,
         "p_value": difference.p_value,
-        "num_images": len(both),
+        "num_images": len(defined),
     }
     return found

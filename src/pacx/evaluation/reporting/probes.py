@@ -129,6 +129,8 @@ def _compare(part: Record, probes: StoreProbes, label: str, baseline: str) -> No
         part["notes"].append(f"{label} could not be compared with {baseline}: {error}")
         log.warning("report: %s could not be compared with %s: %s", label, baseline, error)
         return
+    for note in dict.fromkeys(row["note"] for row in rows if row["note"]):
+        part["notes"].append(f"{label} (first) against {baseline} (second): {note}")
     part["differences"] += [{**names, "group": groups.get(row["task"], ""), **row} for row in rows]
     headline = headline_labels(part["scores"])
     defined = [row for row in rows if row["label"] == headline[row["task"]] and np.isfinite(row["difference"])]
