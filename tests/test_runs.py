@@ -215,3 +215,15 @@ def test_a_failing_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> No
         write_text(target, "\ud800")
     assert target.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(("name", "number"), [("draws", -1), ("draws", 0), ("batch_size", 0)])
+def test_numbers_that_count_something_are_refused_before_a_folder_is_made(
+    tmp_path: Path, name: str, number: int
+) -> None:
+    with (
+        pytest.raises(PacxError, match=f"{name} is {number}; it must be 1 or more"),
+        open_run(tmp_path / "run", command="probe", config={name: number}),
+    ):
+        pass
+    assert not (tmp_path / "run").exists()

@@ -158,9 +158,11 @@ def open_run(out: Path, *, command: str, config: Mapping[str, Any], overwrite: b
             put back if the new one fails before it has made anything.
 
     Raises:
-        PacxError: the folder holds a finished run, or something that is not a run, or cannot be written.
+        PacxError: the folder holds a finished run, or something that is not a run, or cannot be written; or a number
+            that all commands take alike is not positive.
     """
     out = Path(out)
+    _check_counts(config)
     config = {key: item for key, item in plain(config).items() if key not in {"out", "overwrite"}}
     if _is_joint(config) and not is_first():
         with _errors_only():
@@ -184,6 +186,13 @@ def open_run(out: Path, *, command: str, config: Mapping[str, Any], overwrite: b
         finally:
             log.removeHandler(handler)
             handler.close()
+
+
+def _check_counts(config: Mapping[str, Any]) -> None:
+    for name in ("batch_size", "draws"):
+        number = config.get(name)
+        if number is not None and number < 1:
+            raise PacxError(f"{name} is {number}; it must be 1 or more.")
 
 
 def read_result(run: Path) -> dict[str, Any]:

@@ -177,6 +177,22 @@ def test_a_group_with_few_positives_is_undefined_and_says_so(table):
     assert _value(table, "auroc", column="note", **which) == "fewer than 10 positives or negatives"
 
 
+def test_groups_are_averaged_over_the_same_outputs():
+    table = _predictions(seed=1, labels=("common", "rare"))
+    men = MANIFEST.loc[MANIFEST["sex"].isin(["M", " M"]), "image_id"]
+    rare = (table["label"] == "rare") & table["image_id"].isin(men)
+    table.loc[rare, "target"] = (np.arange(rare.sum()) < 9).astype(int)  # one positive too few
+    facts = MANIFEST[["image_id", "sex"]]
+    found = measure(table, _predictions(seed=2, labels=("common", "rare")), facts, draws=50)
+    aurocs = found[(found["metric"] == "auroc") & (found["subgroup_kind"] == "sex")]
+    by_label = aurocs.pivot(index="label", columns="subgroup", values="value")
+    assert np.isnan(by_label.loc["rare", "M"])
+    assert np.isfinite(by_label.loc["rare", "F"])
+    assert by_label.loc[MACRO].to_dict() == pytest.approx(by_label.loc["common"].to_dict())
+    notes = aurocs[aurocs["label"] == MACRO]["note"]
+    assert set(notes) == {"mean over 1 of 2: the others are too rare in a group"}
+
+
 def test_subgroups_are_measured_at_the_largest_fraction(of_val):
     scores = _predictions(seed=1, fractions=(0.1, 1.0))
     found = measure(scores, of_val, MANIFEST, draws=10)

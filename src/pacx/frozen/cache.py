@@ -72,6 +72,7 @@ class KeptRows:
 
     def fill(self, rows: Rows, compute: Compute, *, batch_size: int) -> None:
         """Compute rows that are not there yet."""
+        assert batch_size > 0, "or rows would count as done that nobody computed"
         missing = np.unique(rows[~self.done[rows]])
         with tqdm(total=len(missing), desc="features", unit="image", leave=False, disable=None) as progress:
             for start in range(0, len(missing), _ROWS_BETWEEN_SAVES):

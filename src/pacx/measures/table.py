@@ -10,16 +10,18 @@
   draws, so an interval may differ from that of `summary` in the last digit where patients have unknown labels.
 * **DeLong's interval** stands beside the bootstrap's where every patient has one image (rule `delong`).
 * **Subgroups** by sex, age and view are measured at the largest label fraction, with the thresholds of the whole; a
-  group with fewer than ten positives or negatives is NaN and says so.
+  group with fewer than ten positives or negatives is NaN and says so. Means over outputs are, in all groups of a kind,
+  over the outputs that each of them can be measured by: else a group might differ by its outputs alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from pacx.measures.columns import (
@@ -61,6 +63,8 @@ class _Measured(NamedTuple):
     """by metric and rule (S, K, 1 + draws)"""
     cuts: list[list[Cuts]]
     """by seed and column"""
+    shared: NDArray[np.bool_]
+    """(K,) the columns that means are over"""
 
 
 def measure(
@@ -101,11 +105,27 @@ def measure(
         cuts = _cuts(scores, _validation(val_predictions, str(task), fraction), specificity=specificity)
         everyone = Subgroup("", "", np.ones(len(scores.image_id), dtype=bool))
         groups = subgroups(manifest, scores.image_id) if fraction == largest[task] else ()
+        shared = _shared_outputs(scores, groups)
         for group in (everyone, *groups):
-            measured = _measure(scores, group, resamples, cuts, specificity=specificity)
+            measured = _measure(scores, group, resamples, cuts, shared[group.kind], specificity=specificity)
             table = pd.DataFrame(_rows(measured, level=level))
             tables.append(table.assign(task=str(task), fraction=fraction))
     return pd.concat(tables, ignore_index=True)[list(COLUMNS)] if tables else pd.DataFrame(columns=list(COLUMNS))
+
+
+def _shared_outputs(scores: QuestionScores, groups: Sequence[Subgroup]) -> dict[str, NDArray[np.bool_]]:
+    """Return by kind of group the columns that each of its groups can be measured by; who has none is not asked."""
+    shared = {"": np.ones(len(scores.outputs), dtype=bool)}
+    for group in groups:
+        measurable = _rarer(scores.target[group.rows]) >= FEWEST
+        before = shared.get(group.kind, shared[""])
+        shared[group.kind] = before & measurable if measurable.any() else before
+    return shared
+
+
+def _rarer(target: Array) -> NDArray[np.int64]:
+    """Count the positives or negatives of each column, whichever are fewer."""
+    return np.asarray(np.minimum((target == 1).sum(axis=0), (target == 0).sum(axis=0)))
 
 
 def _validation(table: pd.DataFrame | None, task: str, fraction: float) -> QuestionScores | None:
@@ -132,13 +152,19 @@ def _cuts(scores: QuestionScores, val: QuestionScores | None, *, specificity: fl
 
 
 def _measure(
-    scores: QuestionScores, group: Subgroup, resamples: Resamples, cuts: list[list[Cuts]], *, specificity: float
+    scores: QuestionScores,
+    group: Subgroup,
+    resamples: Resamples,
+    cuts: list[list[Cuts]],
+    shared: NDArray[np.bool_],
+    *,
+    specificity: float,
 ) -> _Measured:
     drawn, target = resamples.of(group.rows), scores.target[group.rows]
     shape = (len(scores.seeds), target.shape[1], len(resamples.weights))
     keys = [key for key in KEYS if key in _OF_SUBGROUPS] if group.kind else KEYS
     found = {key: np.full(shape, np.nan) for key in keys}
-    smaller = np.minimum((target == 1).sum(axis=0), (target == 0).sum(axis=0))
+    smaller = _rarer(target)
     for number, of_seed in enumerate(scores.score[:, group.rows]):
         for column in np.flatnonzero(smaller >= (FEWEST if group.kind else 1)):
             predicted = np.isfinite(of_seed[:, column])
@@ -147,7 +173,7 @@ def _measure(
                 values = measure_column(known, of_seed[:, column], drawn, cuts[number][column], specificity=specificity)
                 for key in keys:
                     found[key][number, column] = values[key]
-    return _Measured(scores, group, drawn, found, cuts)
+    return _Measured(scores, group, drawn, found, cuts, shared)
 
 
 def _rows(measured: _Measured, *, level: float) -> Iterator[dict[str, Any]]:
@@ -172,15 +198,21 @@ def _means(
     measured: _Measured, label: str, output: str, columns: list[int], *, level: float
 ) -> Iterator[dict[str, Any]]:
     """Average each measure over columns and seeds."""
+    kept = [column for column in columns if measured.shared[column]] if len(columns) > 1 else columns
+    left_out = f"mean over {len(kept)} of {len(columns)}: the others are too rare in a group"
     for (metric, rule), values in measured.found.items():
-        mean = mean_of_defined(mean_of_defined(values[:, columns].swapaxes(0, 1)))
+        mean = mean_of_defined(mean_of_defined(values[:, kept].swapaxes(0, 1)))
         yield {
             **_facts(measured, label, output, columns),
             "metric": metric,
             "rule": rule,
             **interval_of(float(mean[0]), mean[1:], level=level)._asdict(),
             "threshold": _threshold(measured, rule, columns),
-            "note": "" if np.isfinite(mean[0]) else _why(measured, rule, columns),
+            "note": _why(measured, rule, columns)
+            if np.isnan(mean[0])
+            else left_out
+            if len(kept) < len(columns)
+            else "",
         }
 
 
