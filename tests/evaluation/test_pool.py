@@ -328,3 +328,22 @@ def test_measures_of_pooled_folds_are_means_with_the_interval_of_all_patients(tm
     key = ("water", "edema", "edema", 1.0, "f1", "val_f1")
     assert found.loc[key, "value"] == pytest.approx(single.loc[key, "value"].astype(float).mean())
     assert found.loc[key, "low"] < found.loc[key, "value"] < found.loc[key, "high"]
+
+
+def test_whom_the_encoders_of_a_pool_had_seen_is_said_of_the_pool(tmp_path: Path) -> None:
+    runs = seeds(tmp_path, "pacx", skill=1.0)
+    said = [
+        {"num_patients": 0, "num_test_patients": 30, "allowed": False, "checked": True, "unknown": []},
+        {"num_patients": 7, "num_test_patients": 30, "allowed": True, "checked": True, "unknown": []},
+        {"num_patients": 2, "num_test_patients": 30, "allowed": True, "checked": False, "unknown": ["imagenet"]},
+    ]
+    assert pooled(runs, tmp_path / "pool")[0]["results"]["seen_patients"] is None
+    for number, (run, seen) in enumerate(zip(runs, said, strict=True)):
+        content = read_result(run)
+        content["results"]["seen_patients"] = seen
+        write_json(run / "result.json", content)
+        found = pooled(runs, tmp_path / f"pool-{number}")[0]["results"]["seen_patients"]
+        assert found["num_patients"] == max(one["num_patients"] for one in said[: number + 1])
+        assert found["checked"] is False  # not all runs say, or one of them does not know
+    assert found == {**said[1], "checked": False, "unknown": ["imagenet"]}
+    assert pooled(runs[:2], tmp_path / "known")[0]["results"]["seen_patients"] == said[1]

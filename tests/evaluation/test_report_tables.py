@@ -14,6 +14,7 @@ import pytest
 import report_runs
 from report_runs import probe
 
+from pacx.evaluation.pool import pool
 from pacx.evaluation.report import describe, report
 from pacx.evaluation.reporting.all_tables import all_tables
 from pacx.evaluation.reporting.collect import collect
@@ -251,6 +252,23 @@ def test_members_of_a_pool_that_knew_test_patients_mark_it(tmp_path: Path) -> No
     path.write_text(json.dumps(content), encoding="utf-8")
     report(runs=[tmp_path], out=tmp_path / "report")
     assert [one["name"] for one in read(tmp_path / "report")["encoders"]] == ["random init", "MAE", "PaCX †"]
+
+
+def test_a_pool_of_encoders_that_knew_test_patients_is_marked_once_with_its_runs_and_without(tmp_path: Path) -> None:
+    for name in ("mae", "pacx-0", "pacx-1"):
+        seen = {"num_patients": int(name[-1]) * 7 if name != "mae" else 0, "num_test_patients": 20}
+        more = {"seen_patients": {**seen, "allowed": True, "checked": True, "unknown": []}}
+        report_runs.probe(tmp_path, name, num_test=40, draws=10, measured=False, more=more)
+    pool(runs=[tmp_path / f"probe-pacx-{seed}" for seed in range(2)], out=tmp_path / "pool-pacx", draws=10)
+    pooled, others = [tmp_path / "probe-mae", tmp_path / "pool-pacx"], [tmp_path / f"probe-pacx-{s}" for s in range(2)]
+    for number, runs in enumerate((pooled, [*pooled, *others])):
+        report(runs=runs, out=tmp_path / f"report-{number}")
+        numbers = read(tmp_path / f"report-{number}")
+        assert [one["name"] for one in numbers["encoders"]] == ["MAE", "PaCX †"]
+        (caution,) = numbers["cautions"]
+        assert (caution["kind"], caution["encoders"]) == ("seen_patients", ["pacx"])
+        assert caution["text"].startswith("PaCX † was judged by pool-pacx on patients")
+        assert "7 of 20" in caution["text"]
 
 
 def test_cautions_and_published_numbers_follow_the_schema(seen: Path, two_splits: Path) -> None:

@@ -67,7 +67,8 @@ def pool(
 
     Returns:
         The content of `result.json`. Its results are those of the pooled command, with `of` (that command),
-        encoder_name, and protocol, which adds pooled (seeds, folds, or folds and seeds), num_runs and num_folds.
+        encoder_name, seen_patients (of all runs; None if no run says) and protocol, which adds pooled (seeds, folds, or
+        folds and seeds), num_runs and num_folds.
 
     Raises:
         PacxError: fewer than two runs, runs of different commands or settings, one encoder given twice, test images
@@ -86,7 +87,8 @@ def pool(
         for table, rows in tables.items():
             rows.to_parquet(run.artefact(table, f"{table}.parquet"))
         protocol = {**members[0].protocol, "draws": draws, **design(members)}
-        return run.finish({**found, "of": command, "encoder_name": label, "protocol": protocol})
+        named = {"of": command, "encoder_name": label, "seen_patients": _seen_patients(members)}
+        return run.finish({**found, **named, "protocol": protocol})
 
 
 def _common_name(members: Sequence[Member]) -> str:
@@ -98,6 +100,21 @@ def _common_name(members: Sequence[Member]) -> str:
             "how to call it."
         )
     return names[0] if len(names) == 1 else stems[0]
+
+
+def _seen_patients(members: Sequence[Member]) -> dict[str, Any] | None:
+    """Say whom the encoders had seen, as a run says it of its own; the counts are those of the run with the most."""
+    found = [member.results.get("seen_patients") for member in members]
+    said = [one for one in found if one]
+    if not said:
+        return None
+    return {
+        **max(said, key=lambda one: int(one["num_patients"])),
+        "allowed": any(one.get("allowed") for one in said),
+        # A run of an older version says nothing: nobody looked.
+        "checked": len(said) == len(found) and all(one.get("checked") for one in said),
+        "unknown": list(dict.fromkeys(what for one in said for what in one.get("unknown") or [])),
+    }
 
 
 def _pool_probes(members: Sequence[Member], draws: int) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
