@@ -280,13 +280,15 @@ def test_measures_of_a_pool_are_means_with_the_spread_over_runs(tmp_path: Path) 
     assert lonely["note"] == "not defined in each of the 3 runs"
 
 
-def measured(run: Path, *, seed: int) -> Path:
+def measured(run: Path, *, seed: int, by_sex: bool = False) -> Path:
     """Add what a probe measures, with thresholds from other predictions as its validation images'."""
     table = pd.read_parquet(run / "predictions.parquet")
     val = predictions(seed=seed, fold=9)
     val.to_parquet(run / "val_predictions.parquet")
     content = read_result(run)
-    content["results"]["measures"] = measure(table, val, table[["image_id"]], draws=20).to_dict("records")
+    images = table[["image_id"]].drop_duplicates()
+    images = images.assign(sex=np.where(np.arange(len(images)) % 2, "M", "F")) if by_sex else images
+    content["results"]["measures"] = measure(table, val, images, draws=20).to_dict("records")
     write_json(run / "result.json", content)
     return run
 
@@ -347,3 +349,24 @@ def test_whom_the_encoders_of_a_pool_had_seen_is_said_of_the_pool(tmp_path: Path
         assert found["checked"] is False  # not all runs say, or one of them does not know
     assert found == {**said[1], "checked": False, "unknown": ["imagenet"]}
     assert pooled(runs[:2], tmp_path / "known")[0]["results"]["seen_patients"] == said[1]
+
+
+def test_sizes_of_pooled_folds_are_those_of_all_folds(tmp_path: Path) -> None:
+    """Also the positives of the rarest output, which is not the same one in each fold."""
+    runs = [run for seed in (0, 1) for run in folds(tmp_path, "mae", skill=1.0, seed=seed)]
+    runs = [measured(run, seed=0, by_sex=True) for run in runs]
+    content, summary = pooled(runs, tmp_path / "pool")
+    found = pd.DataFrame(content["results"]["measures"])
+    tables = pd.concat([pd.read_parquet(run / "predictions.parquet") for run in runs[:3]]).query("fraction == 1")
+    positives = {str(label): int(own["target"].sum()) for label, own in tables.groupby("label")}
+    rarest = [int(own.groupby("label")["target"].sum().min()) for _, own in tables.groupby(tables["image_id"].str[:5])]
+    assert sum(rarest) < min(positives.values())
+    everybody = found.query("subgroup_kind == '' and fraction == 1").groupby("label")
+    for label, wanted in {**positives, MACRO: min(positives.values())}.items():
+        sizes = everybody.get_group(label)[["num", "positives", "num_patients"]].drop_duplicates()
+        assert sizes.to_numpy().tolist() == [[150, wanted, 75]]
+        of_summary = summary["water", label, 1.0]
+        assert (of_summary["num_test"], of_summary["positives"], of_summary["num_test_patients"]) == (150, wanted, 75)
+    groups = found.query("subgroup_kind == 'sex' and label == 'edema'").drop_duplicates("subgroup")
+    assert groups.set_index("subgroup")["num"].to_dict() == {"F": 75, "M": 75}
+    assert groups["positives"].sum() == positives["edema"]

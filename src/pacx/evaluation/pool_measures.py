@@ -17,8 +17,11 @@ from pacx.scoring import FOLD, MACRO
 
 __all__ = ["pool_measures"]
 
-_QUESTION = ("task", "label", "output", "fraction", "subgroup_kind", "subgroup", "metric", "rule")
+_OUTPUT = ("task", "label", "output", "fraction", "subgroup_kind", "subgroup")
+"""what names an output, or the mean over several, on all test images or on those of a subgroup"""
+_QUESTION = (*_OUTPUT, "metric", "rule")
 """what names a measure"""
+_SIZES = ("num", "positives", "num_patients")
 
 
 class _Bounds(NamedTuple):
@@ -37,13 +40,15 @@ def pool_measures(members: Sequence[Member], predictions: pd.DataFrame, *, draws
     Returns:
         One row per measure. value is the mean over the runs; low and high its interval over test patients, all runs on
         the same draws; sd_over_runs the spread. Subgroups, and single classes of several folds, have no interval.
+        num, positives and num_patients are of all folds together.
     """
-    rows = [row for member in members for row in member.results.get("measures") or []]
+    rows = [{**row, "fold": member.fold} for member in members for row in member.results.get("measures") or []]
     if not rows:
         return []
-    bounds = _bounds(members, predictions, draws=draws)
+    table = pd.DataFrame(rows)
+    bounds, sizes = _bounds(members, predictions, draws=draws), _sizes(table)
     pooled = []
-    for key, own in pd.DataFrame(rows).groupby(list(_QUESTION), sort=False, dropna=False):
+    for key, own in table.groupby(list(_QUESTION), sort=False, dropna=False):
         values = own["value"].astype(np.float64)
         everywhere = bool(values.notna().all()) and len(own) == len(members)
         pooled.append(
@@ -53,12 +58,27 @@ def pool_measures(members: Sequence[Member], predictions: pd.DataFrame, *, draws
                 **(bounds.get(key, _Bounds()) if everywhere else _Bounds())._asdict(),
                 "sd_over_runs": float(values.std(ddof=1)),
                 "threshold": np.nan,
-                **{column: own[column].iloc[0] for column in ("num", "positives", "num_patients")},
+                **sizes[key[: len(_OUTPUT)]],
                 "num_runs": len(members),
                 "note": "" if everywhere else f"not defined in each of the {len(members)} runs",
             }
         )
     return pooled
+
+
+def _sizes(table: pd.DataFrame) -> dict[tuple[Hashable, ...], dict[str, int]]:
+    """Add up over folds, one run of each, how many images, positives and patients there were."""
+    one_run = table.drop_duplicates([*_OUTPUT, "fold"])
+    sums = one_run.groupby(list(_OUTPUT), sort=False)[list(_SIZES)].sum()
+    # The rarest output of all folds need not be the rarest of any of them, so the folds' counts do not add up to its.
+    outputs = sums["positives"].reset_index().query("output != @MACRO")
+    of_several = pd.concat([outputs, outputs.assign(label=MACRO)]).assign(output=MACRO)
+    rarest = of_several.groupby(list(_OUTPUT))["positives"].min()
+    sums["positives"] = rarest.reindex(sums.index).fillna(sums["positives"])
+    return {
+        key: {name: int(size) for name, size in zip(_SIZES, own, strict=True)}
+        for key, *own in sums[list(_SIZES)].itertuples(name=None)
+    }
 
 
 def _bounds(members: Sequence[Member], predictions: pd.DataFrame, *, draws: int) -> dict[tuple[Hashable, ...], _Bounds]:
