@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import report_runs
 from report_runs import SKILL
 
 from pacx.errors import PacxError
+from pacx.evaluation.members import read_member
 from pacx.evaluation.pool import pool
+from pacx.evaluation.pool_images import pool_attention
 from pacx.evaluation.report import describe
 from pacx.evaluation.reporting.collect import collect
 from pacx.runs import read_result, write_json
@@ -72,6 +75,67 @@ def test_numbers_of_pools_are_those_of_their_tables(tmp_path: Path) -> None:
         assert explained["results"]["sd_over_runs"][region] == pytest.approx(np.std(values, ddof=1))
     gains = [one["faithfulness"]["deletion_gain"]["value"] for one in single]
     assert explained["results"]["faithfulness"]["deletion_gain"]["value"] == pytest.approx(np.mean(gains))
+
+
+def as_fold(run: Path, fold: int, *, num_images: int, table: str) -> Path:
+    """Make of a run the fold of a cross-validation: other patients, fewer of them."""
+    rows = pd.read_parquet(run / f"{table}.parquet")
+    rows = rows[rows["image_id"].isin([f"i{i}" for i in range(num_images)])]
+    rows = rows.assign(image_id=f"f{fold}-" + rows["image_id"], patient_id=f"f{fold}-" + rows["patient_id"])
+    rows.to_parquet(run / f"{table}.parquet")
+    content = read_result(run)
+    content["inputs"]["store"] = {"name": "phantom", "hash": f"fold {fold}", "split_hash": f"fold {fold}"}
+    content["results"]["num_images"] = num_images
+    write_json(run / "result.json", content)
+    return run
+
+
+def test_images_of_pooled_explanations_are_counted_once(tmp_path: Path) -> None:
+    """Not once per region, nor per run."""
+    runs = [
+        as_fold(judge(tmp_path / str(seed), "explain", name), fold, num_images=number, table="mass")
+        for seed in range(2)
+        for fold, (name, number) in enumerate(zip(STUDENTS, (30, 19), strict=True))
+    ]
+    for number, run in enumerate(runs):
+        content = read_result(run)
+        content["inputs"]["encoder"]["hash"] = f"weights {number}"
+        write_json(run / "result.json", content)
+    both = pool(runs=runs[:2], out=tmp_path / "folds", draws=20)["results"]
+    assert both["num_images"] == 49 == pd.read_parquet(tmp_path / "folds" / "mass.parquet")["image_id"].nunique()
+    assert pool(runs=runs, out=tmp_path / "all", draws=20)["results"]["num_images"] == 49
+    assert pool(runs=runs[::2], out=tmp_path / "seeds", draws=20)["results"]["num_images"] == 30
+
+
+def test_images_without_masks_are_counted_too(tmp_path: Path) -> None:
+    members = []
+    for fold, (name, number) in enumerate(zip(STUDENTS, (30, 19), strict=True)):
+        run = as_fold(judge(tmp_path, "explain", name), fold, num_images=number, table="mass")
+        pd.read_parquet(run / "mass.parquet").iloc[:0].to_parquet(run / "mass.parquet")
+        content = read_result(run)
+        content["results"].update(mass={}, area={})
+        write_json(run / "result.json", content)
+        members.append(replace(read_member(run, tables={"explain": "mass"}), fold=fold))
+    assert pool_attention(members, 20)[0]["num_images"] == 49
+
+
+def test_chance_of_pooled_retrieval_is_what_folds_at_chance_score(tmp_path: Path) -> None:
+    sizes = dict(zip(STUDENTS, (150, 20), strict=True))
+    runs = []
+    for fold, (name, number) in enumerate(sizes.items()):
+        run = as_fold(judge(tmp_path, "align", name), fold, num_images=number, table="alignment")
+        levels = {f"r{k}": k / number for k in (1, 5, 10)}
+        pd.read_parquet(run / "alignment.parquet").assign(**levels).to_parquet(run / "alignment.parquet")
+        content = read_result(run)
+        for teacher in content["results"]["teachers"].values():
+            teacher["retrieval"] = {"image_to_teacher": {"chance": levels, "n": number}}
+        write_json(run / "result.json", content)
+        runs.append(run)
+    for teacher in pool(runs=runs, out=tmp_path / "pool", draws=20)["results"]["teachers"].values():
+        found = teacher["retrieval"]["image_to_teacher"]
+        assert found["n"] == teacher["n_test"] == 170
+        assert found["chance"] == pytest.approx({key: found[key]["value"] for key in ("r1", "r5", "r10")})
+        assert found["chance"]["r10"] == pytest.approx(20 / 170)
 
 
 def test_masks_of_two_organs_are_not_pooled(tmp_path: Path) -> None:

@@ -28,25 +28,38 @@ _OVERLAPS = ("dice", "iou", "surface_distance", "hausdorff_95")
 
 
 def pool_alignment(members: Sequence[Member], draws: int) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    """Pool read-outs of teachers: results as of `pacx align`, and the table of images."""
+    """Pool read-outs of teachers: results as of `pacx align`, and the table of images.
+
+    Each fold has a gallery of its own: retrieval looks an image up among the test images of its fold. `chance` is the
+    mean of the runs', weighted by their images as the scores are; `n` counts the images that were looked up, not a
+    gallery.
+    """
     table = _mean(members, ["teacher", "image_id", "patient_id"])
     teachers = {}
     for name in dict.fromkeys(table["teacher"]):
         own = table[table["teacher"] == name]
         single = [member.results["teachers"][name] for member in members]
-        ways = [one["retrieval"]["image_to_teacher"] for one in single]
         found = {key: bootstrap_mean(own[key], own["patient_id"], draws=draws) for key in ("cosine", "cosine_centred")}
         hits = {f"r{k}": bootstrap_mean(own[f"r{k}"], own["patient_id"], draws=draws) for k in (1, 5, 10)}
         teachers[name] = {
             **{key: _average(one.get(key) for one in single) for key in _MEANS},
             **found,
             "sd_over_runs": _spread(one["cosine_centred"]["value"] for one in single),
-            "retrieval": {"image_to_teacher": {**hits, "chance": ways[0].get("chance"), "n": len(own)}},
+            "retrieval": {"image_to_teacher": {**hits, "chance": _chance(members, name), "n": len(own)}},
             "n_test": len(own),
             "shuffled": {"cosine_centred": _plain(one["shuffled"]["cosine_centred"]["value"] for one in single)},
         }
     shuffled = any(member.results.get("shuffled_teachers") for member in members)
     return {"shuffled_teachers": shuffled, "teachers": teachers}, {"alignment": table}
+
+
+def _chance(members: Sequence[Member], teacher: str) -> dict[str, float]:
+    """Average the runs' chance levels over the images that each looked up; depths that a run does not know are out."""
+    ways = [member.results["teachers"][teacher]["retrieval"]["image_to_teacher"] for member in members]
+    weights = [int((member.predictions["teacher"] == teacher).sum()) for member in members]
+    levels = [way.get("chance") or {} for way in ways]
+    shared = [key for key in levels[0] if all(level.get(key) is not None for level in levels)]
+    return {key: float(np.average([level[key] for level in levels], weights=weights)) for key in shared}
 
 
 _MEANS = ("r2", "r2_pooled", "random_pair_cosine", "random_pair_cosine_centred")
@@ -78,7 +91,7 @@ def pool_attention(members: Sequence[Member], draws: int) -> tuple[dict[str, Any
     first = members[0].results
     results = {
         **summarise_mass(mass, draws=draws),
-        "num_images": int(first["num_images"]) if len({member.fold for member in members}) == 1 else len(mass),
+        "num_images": _num_images(members),
         "method": first.get("method"),
         "sd_over_runs": {
             region: _spread(member.results["mass"][region]["value"] for member in members)
@@ -91,6 +104,12 @@ def pool_attention(members: Sequence[Member], draws: int) -> tuple[dict[str, Any
         results["head"] = {"task": (first.get("head") or {}).get("task")}
         results["faithfulness"] = summarise_curves(tables[_CURVES], draws=draws)
     return results, tables
+
+
+def _num_images(members: Sequence[Member]) -> int:
+    """Count the images that were explained; by what the runs say, for a store without masks leaves an empty table."""
+    of_fold = {member.fold: int(member.results["num_images"]) for member in members}  # runs of a fold share its images
+    return sum(of_fold.values())
 
 
 def _mean(members: Sequence[Member], keys: list[str]) -> pd.DataFrame:
