@@ -241,7 +241,7 @@ def test_a_label_with_one_class_in_training_is_refused_alone_and_noted_among_oth
 def test_settings_that_make_no_sense_are_refused(run, tmp_path: Path, change, message):
     with pytest.raises(PacxError, match=message):
         run(tmp_path / "a", **change)
-    assert not (tmp_path / "a" / "checkpoints").exists()
+    assert not (tmp_path / "a").exists()
 
 
 def test_losses_by_hand():

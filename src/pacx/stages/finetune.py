@@ -137,19 +137,20 @@ def finetune(
     arguments = dict(locals())
     step = StepSize(learning_rate, weight_decay, warmup_epochs)
     _check(step, epochs=epochs, layer_decay=layer_decay, label_smoothing=label_smoothing)
+    cohort = Store.open(store)
+    lesson = make_lesson(cohort, cohort.task(task), fraction=fraction, seed=seed)
+    start = load_encoder(encoder)
+    seen = check_unseen(start, cohort, allow=allow_seen_patients)
+    seed_everything(seed)
+    classifier = Classifier(start, len(lesson.outputs), token=token, drop_path=drop_path)
     with open_run(out, command="finetune", config=arguments, overwrite=overwrite) as run:
-        cohort = Store.open(store)
-        lesson = make_lesson(cohort, cohort.task(task), fraction=fraction, seed=seed)
-        start = load_encoder(encoder)
-        seen = check_unseen(start, cohort, allow=allow_seen_patients)
         start.patients = learned_from(start.patients, cohort, lesson.rows, stage="finetune")
         parent = {"hash": weights_hash(start), "provenance": start.config.provenance}
         label = name or f"{encoder_name(encoder)}-finetuned"
         run.read("store", **cohort.identity())
         run.read("encoder", path=encoder, name=encoder_name(encoder), hash=parent["hash"])
-        seed_everything(seed)
         module = FineTuning(
-            Classifier(start, len(lesson.outputs), token=token, drop_path=drop_path), lesson,
+            classifier, lesson,
             image_ids=cohort.manifest["image_id"].tolist(), step=step, layer_decay=layer_decay,
             label_smoothing=label_smoothing,
         )  # fmt: skip

@@ -234,6 +234,7 @@ _POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3
         (_written("notes.pth", b"these are my weights\n"), "neither a PyTorch file nor a readable safetensors file"),
         (_written("vit.npz", b"PK\x03\x04" + bytes(400)), "cannot be read as a PyTorch file"),
         (_written("empty.pt", b""), "is empty"),
+        (_written("model.onnx", b"\x08\x0a"), "is an exported model"),
         (_written("model.safetensors", _POINTER), "git lfs pull"),
         (_written("vit.pth", b"<!DOCTYPE html><html>Sign in</html>"), "a web page"),
         (_empty_folder, "is not an encoder folder: it has no config.json"),

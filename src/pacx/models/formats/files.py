@@ -128,6 +128,11 @@ def _refuse_what_is_no_weights(path: Path, start: bytes) -> None:
         raise PacxError(
             f"{path} is not the weights but Git LFS's note of where they are. Fetch them with `git lfs pull`."
         )
+    if path.suffix.lower() == ".onnx":
+        raise PacxError(
+            f"{path} is an exported model, from which no encoder can be had back. Give the encoder's folder; `pacx "
+            "features`, `predict`, `similar` and `serve` take the ONNX file itself."
+        )
     if start.lstrip().startswith(b"<"):
         raise PacxError(f"{path} is a web page, not weights: the download led to a log-in or an error page.")
 
