@@ -164,6 +164,21 @@ def with_masks(path: Path, *, store: Store, masks: np.ndarray | None) -> Store:
     return Store.open(path)
 
 
+@pytest.mark.parametrize(
+    ("split", "words"), [("test", "24 unseen images"), ("val", "48 validation images, which also chose the epoch")]
+)
+def test_the_figure_says_which_images_were_scored(
+    store: Store, encoder_path: Path, tmp_path: Path, split: str, words: str
+):
+    copy = with_masks(tmp_path / "store", store=store, masks=None)
+    table = copy.manifest.assign(split=copy.manifest["split"].replace("test", split))
+    table.to_parquet(tmp_path / "store" / "manifest.parquet")
+    found = run(Store.open(tmp_path / "store"), encoder_path, tmp_path / "a")
+    assert found["split"] == split
+    caption = read_result(tmp_path / "a")["figures"][0]["caption"]
+    assert caption.startswith(f"Masks (blob) on {words}; from the worst")
+
+
 def test_an_unknown_mask_is_refused(store: Store, encoder_path: Path, tmp_path: Path):
     with pytest.raises(PacxError, match=r"no mask 'lung'.*blob"):
         run(store, encoder_path, tmp_path / "a", mask="lung")

@@ -12,7 +12,9 @@ from pacx.runs import RunFolder
 __all__ = ["draw_masks"]
 
 
-def draw_masks(run: RunFolder, store: Store, mask: str, scores: pd.DataFrame, predicted: NDArray[np.bool_]) -> None:
+def draw_masks(
+    run: RunFolder, store: Store, mask: str, scores: pd.DataFrame, predicted: NDArray[np.bool_], *, split: str
+) -> None:
     """Draw up to eight images, evenly spaced in rank of Dice.
 
     Args:
@@ -21,16 +23,18 @@ def draw_masks(run: RunFolder, store: Store, mask: str, scores: pd.DataFrame, pr
         mask: the name of the mask.
         scores: one line per image: `row` in the store, `dice`.
         predicted: (N, S, S), line by line.
+        split: the one that the images are of.
     """
     from matplotlib.figure import Figure
 
     assert store.images is not None
     ranked = scores.sort_values("dice")
     chosen = ranked.iloc[np.unique(np.linspace(0, len(ranked) - 1, num=min(8, len(ranked))).round().astype(int))]
+    judged = "unseen images" if split == "test" else "validation images, which also chose the epoch"
     path = run.figure(
         "overlays.png",
         caption=(
-            f"Masks ({mask}) on {len(scores)} unseen images, from the worst (left) to the best: "
+            f"Masks ({mask}) on {len(scores)} {judged}; from the worst (left) to the best: "
             "truth in blue, prediction in orange, Dice above."
         ),
     )

@@ -178,7 +178,7 @@ def segment(
         scores = _scores(cohort, found["index"].numpy(), found["mask"], truth)
         scores.to_parquet(run.artefact("scores", "scores.parquet"), index=False)
         save_weights(module.decoder, run.artefact("decoder", "decoder.safetensors"))
-        draw_masks(run, cohort, mask, scores, found["mask"].numpy())
+        draw_masks(run, cohort, mask, scores, found["mask"].numpy(), split=judged)
         return run.finish(
             {
                 "mask": mask,
