@@ -23,7 +23,8 @@ TASKS = {
     "copd": "physiology", "nodule": "control", "device": "control",
 }  # fmt: skip
 SKILL = {
-    "random": 0.25, "mae": 0.8, "pacx": 1.15, "pacx-shuffled": 0.78, "pacx-no-ecg": 0.95, "pacx-contrastive-only": 1.05
+    "random": 0.25, "mae": 0.8, "pacx": 1.15, "pacx-shuffled": 0.78, "pacx-no-ecg": 0.95, "pacx-contrastive-only": 1.05,
+    "ctrl": 1.15,
 }  # fmt: skip
 FRACTIONS = (0.01, 0.1, 1.0)
 
@@ -137,8 +138,9 @@ def teachers(root: Path) -> None:
             run.finish({"teacher": name, "kind": name, "num_rows": 800, "num_present": 720, "dim": dim})
 
 
-def distill(root: Path, name: str) -> None:
-    shuffled, number = "shuffled" in name, int(name[-1]) if name[-1].isdigit() else 0
+def distill(root: Path, name: str, *, shuffled: bool | None = None) -> None:
+    shuffled = "shuffled" in name if shuffled is None else shuffled
+    number = int(name[-1]) if name[-1].isdigit() else 0
     config = {
         "store": f"{root}/cohort", "encoder": f"{root}/mae/encoder", "shuffle_teachers": shuffled,
         "banks": [f"{root}/ecg-bank", f"{root}/labs-bank"],
@@ -213,11 +215,12 @@ def probe(
     draws: int,
     store: Mapping[str, str] = STORE,
     measured: bool = True,
+    command: str = "probe",
     more: Mapping[str, object] | None = None,
 ) -> None:
     """Write a probe; `store` is what it says of its store, `more` goes into its results."""
     config = {"store": f"{root}/cohort", "encoder": encoder_path(root, name), "seeds": 2, "tasks": None}
-    with open_run(root / f"probe-{name}", command="probe", config=config) as run:
+    with open_run(root / f"{command}-{name}", command=command, config=config) as run:
         run.read("store", path=f"{root}/cohort", **store)
         run.read("encoder", path=encoder_path(root, name), name=name, hash=f"weights of {name}")
         table = predictions(name, num_test=num_test)
@@ -242,6 +245,12 @@ def probe(
             measures = measure(table, val, manifest(num_test=num_test), draws=min(draws, 50))
             results["measures"] = measures.to_dict("records")
         run.finish({**results, **(more or {})})
+
+
+def finetune(root: Path, name: str, *, num_test: int, draws: int, label: str | None = None) -> None:
+    """Write a fine-tuning of the encoder `name`, which is called `label` from then on."""
+    more = {"encoder_name": label or f"{name}-finetuned", "protocol": {"name": "finetune"}}
+    probe(root, name, num_test=num_test, draws=draws, command="finetune", more=more)
 
 
 def align(root: Path, name: str) -> None:
@@ -313,7 +322,7 @@ def deletion(name: str) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
-def segment(root: Path, name: str) -> None:
+def segment(root: Path, name: str, *, split: str = "test") -> None:
     config = {"store": f"{root}/cohort", "encoder": encoder_path(root, name), "mask": "lung"}
     with open_run(root / f"lungs-{name}", command="segment", config=config) as run:
         run.read("store", path=f"{root}/cohort", **STORE)
@@ -324,7 +333,7 @@ def segment(root: Path, name: str) -> None:
         table.to_parquet(run.artefact("scores", "scores.parquet"))
         run.finish(
             {
-                "mask": "lung", "encoder": encoder_path(root, name), "num_test": 100, "split": "test",
+                "mask": "lung", "encoder": encoder_path(root, name), "num_test": 100, "split": split,
                 "protocol": "small",
                 "dice": bootstrap_mean(table["dice"], table["patient_id"], draws=100),
                 "iou": bootstrap_mean(table["iou"], table["patient_id"], draws=100),

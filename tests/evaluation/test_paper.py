@@ -85,7 +85,9 @@ def _content(*, probes: Any = (), segmentation: Any = (), alignment: Any = ()) -
 def _probe(store: str, task: str, value: float, *, half: float = 0.01, **more: Any) -> dict[str, Any]:
     names = {"encoder": "pacx", "task": task, "label": "macro", "fraction": 1.0}
     score = {**names, "value": value, "low": value - half, "high": value + half}
-    return {"store": store, "scores": [score], "measures": [{**names, **one} for one in more.get("measures", [])]}
+    measures = [{**names, **one} for one in more.get("measures", [])]
+    protocols = {"pacx": more.get("protocol", {"name": "honest"})}
+    return {"store": store, "protocols": protocols, "scores": [score], "measures": measures}
 
 
 def test_ours_stands_beside_the_paper_with_the_difference_and_whether_its_number_is_in_our_interval() -> None:
@@ -116,6 +118,19 @@ def test_f1_is_compared_at_the_published_threshold() -> None:
     classes = [{**rows[0], "rule": "argmax", "value": 0.9}, rows[0]]
     found = published_part(_content(probes=[_probe("chestx6", "findings", 0.99, measures=classes)]))
     assert [one["value"] for one in found] == [0.99, 0.9]
+
+
+def test_a_fine_tuned_encoder_beside_a_published_probe_is_called_so() -> None:
+    parts = [_probe("nih", "findings", 0.79, protocol={"name": name}) for name in ("honest", "finetune")]
+    notes = [one["note"] for part in parts for one in published_part(_content(probes=[part]))]
+    assert notes == ["", "fine-tuned, not a linear probe"]
+
+
+def test_masks_of_validation_images_beside_a_published_number_are_called_so() -> None:
+    entry = {"encoder": "mae", "iou": {"value": 0.72, "low": 0.71, "high": 0.73}, "dice": None, "split": "val"}
+    part = {"store": "QaTa-COV19", "mask": "infection", "encoders": [entry]}
+    (found,) = published_part(_content(segmentation=[part]))
+    assert found["note"] == "per image, not pooled, on validation images, which also chose the epoch"
 
 
 def test_a_store_with_several_tasks_is_told_by_their_names() -> None:

@@ -8,7 +8,7 @@
   needs no script. `report.json` holds the same numbers; its schema is `templates/report.schema.json`. `report.md` and
   `report.tex` hold the same tables for other texts; with three or more encoders on one store, `arms.md` holds the
   table of these alone.
-* **Bad input stays visible** (`reporting/cautions.py`): other splits of one data set, patients that an encoder knew.
+* **Bad input stays visible** (`reporting/cautions.py`): other splits of one data set, no test images, known patients.
 * **It may leave the machine.** All text is escaped; paths outside of the runs lose all but their last part.
 """
 
@@ -23,16 +23,19 @@ from pacx.evaluation.reporting.all_tables import all_tables, arm_tables
 from pacx.evaluation.reporting.arms import arms_part
 from pacx.evaluation.reporting.cautions import (
     apart_by_split,
+    concerns,
     leak_cautions,
     mark_seen,
     seen_cautions,
     split_cautions,
+    validation_cautions,
 )
 from pacx.evaluation.reporting.collect import Record, Run, collect, judged_by, recipe_of, without_machine_paths
 from pacx.evaluation.reporting.encoders import choose_baseline, describe_encoders, encoder_label
 from pacx.evaluation.reporting.findings import find_all
 from pacx.evaluation.reporting.judged import alignment_part, attention_part, segmentation_part
 from pacx.evaluation.reporting.latex import latex_of
+from pacx.evaluation.reporting.lineage import control_runs
 from pacx.evaluation.reporting.markdown import markdown_of
 from pacx.evaluation.reporting.page import render_page
 from pacx.evaluation.reporting.physiology import physiology_label, physiology_part, shown_physiology
@@ -144,6 +147,7 @@ def describe(runs: Sequence[Run], *, title: str, about: str = "", baseline: str 
     entries += [one for kind in _SIDE_BY_SIDE for part in content[kind] for one in part["encoders"]]
     named = [(one["run"], one["encoder"]) for one in entries]
     cautions += leak_cautions([renamed[run.name] for run in judged])
+    cautions += validation_cautions(content["segmentation"])
     content["cautions"] = [*cautions, *seen_cautions(runs, judged, list(dict.fromkeys(named)))]
     _note_cautions(content)
     return {
@@ -153,7 +157,7 @@ def describe(runs: Sequence[Run], *, title: str, about: str = "", baseline: str 
         "about": about,
         "baseline": chosen,
         "encoders": mark_seen(describe_encoders(label for _, label in named), content["cautions"]),
-        "findings": find_all(content),
+        "findings": find_all(content, controls=control_runs(runs)),
         **content,
     }
 
@@ -165,5 +169,4 @@ def _note_cautions(content: Record) -> None:
     """Repeat a caution about a store in every part that is about it."""
     for kind in ("probes", *_SIDE_BY_SIDE):
         for part in content[kind]:
-            stem = part["store"].removesuffix(" (paper protocol)")
-            part["notes"] += [one["text"] for one in content["cautions"] if stem in one["stores"]]
+            part["notes"] += [one["text"] for one in content["cautions"] if concerns(one, part)]

@@ -30,8 +30,9 @@ def all_tables(content: Mapping[str, Any]) -> list[Table]:
     tones = Tones(content["encoders"])
     tables = [published_table(content["published"], tones), *arm_tables(content)]
     for part in content["probes"]:
-        tables += [group_differences_table(part, tones), probes_table(part, tones), measures_table(part, tones)]
-        tables += [labels_table(part, tones), subgroups_table(part, tones)]
+        names = tones.within(part)
+        tables += [group_differences_table(part, names), probes_table(part, names), measures_table(part, names)]
+        tables += [labels_table(part, names), subgroups_table(part, names)]
     tables += [alignment_table(part, tones) for part in content["alignment"]]
     tables += [attention_table(part, tones) for part in content["attention"]]
     tables += [faithfulness_table(part, tones) for part in content["attention"]]

@@ -53,7 +53,11 @@ def arm_groups(part: Mapping[str, Any]) -> list[Record]:
 
 
 def made_of(arm: Mapping[str, Any]) -> str:
-    """Say how many runs stand behind an arm."""
+    """Say how many runs stand behind an arm, and if they were fine-tuned."""
+    return ", ".join([_num_runs(arm), *(["fine-tuned"] if arm["fine_tuned"] else [])])
+
+
+def _num_runs(arm: Mapping[str, Any]) -> str:
     if not arm["pooled"]:
         return "1 run"
     folds, seeds = arm["num_folds"], arm["num_runs"] // arm["num_folds"]

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from pacx.evaluation.reporting.collect import Record, Run, of_command
 from pacx.evaluation.reporting.encoders import describe_encoders
+from pacx.evaluation.reporting.lineage import distillations_behind
 from pacx.evaluation.reporting.probes import StoreProbes, headline_labels
+from pacx.evaluation.reporting.ways import is_fine_tuning
 from pacx.statistics import holm
 
 __all__ = ["ENOUGH", "arms_part"]
@@ -42,8 +43,9 @@ def arms_part(
 
     Returns:
         Entries of store, baseline (None if it was not probed there), columns (group, fraction, tasks), teachers, and
-        arms: encoder, pooled, num_runs, num_folds, scores (one for each column, or None: value, low, high,
-        sd_over_runs, difference), training (None without a distillation run: runs, sizes, retrieval by teacher).
+        arms: encoder, fine_tuned (else probed), pooled, num_runs, num_folds, scores (one for each column, or None:
+        value, low, high, sd_over_runs, difference), training (None without a distillation run: runs, sizes, retrieval
+        by teacher).
     """
     distilled = of_command(runs, "distill")
     return [
@@ -111,9 +113,10 @@ def _is_known(value: object) -> bool:
 
 
 def _design(run: Run) -> Record:
-    """Say how many runs stand behind an arm: a probe is one."""
+    """Say what runs stand behind an arm, and how many: a probe is one."""
     protocol = run.results.get("protocol") or {}
     return {
+        "fine_tuned": is_fine_tuning(protocol),
         "pooled": protocol.get("pooled"),
         "num_runs": protocol.get("num_runs", 1),
         "num_folds": protocol.get("num_folds", 1),
@@ -122,10 +125,7 @@ def _design(run: Run) -> Record:
 
 def _training(probes: Iterable[Run], distilled: Sequence[Run]) -> Record | None:
     """Average what the distillation runs behind an arm say of themselves."""
-    behind: dict[str, Run] = {}
-    for source in (source for run in probes for source in _sources(run)):
-        found = _made(source, distilled)
-        behind |= {found.name: found} if found else {}
+    behind = {made.name: made for run in probes for made in distillations_behind(run, distilled)}
     if not behind:
         return None
     results = [run.results for run in behind.values()]
@@ -136,25 +136,6 @@ def _training(probes: Iterable[Run], distilled: Sequence[Run]) -> Record | None:
         **{key: _mean(one.get(key) for one in results) for key in _SIZES},
         "retrieval": {name: _retrieval([one["teachers"].get(name) or {} for one in results]) for name in teachers},
     }
-
-
-def _sources(run: Run) -> list[str]:
-    """Return the paths of the encoders that a probe, or the members of a pool, judged."""
-    if run.command == "pool":
-        members = (run.inputs.get("runs") or {}).get("members") or []
-        return [str(one["encoder"].get("path") or one["encoder"].get("name")) for one in members]
-    return [str((run.inputs.get("encoder") or {}).get("path") or run.config.get("encoder"))]
-
-
-def _made(source: str, distilled: Sequence[Run]) -> Run | None:
-    """Find the run that made an encoder: by its path, else by the only run of that name (runs may have moved)."""
-    path = Path(source.replace("\\", "/"))
-    folder = path.parent if path.name == "encoder" else path
-    exact = [run for run in distilled if run.folder == folder.resolve()]
-    named = [run for run in distilled if run.folder.name == folder.name]
-    if exact or len(named) == 1:
-        return (exact or named)[0]
-    return None
 
 
 def _retrieval(found: Sequence[Record]) -> Record:

@@ -1,10 +1,12 @@
-"""What must not be overlooked: different splits of one data set, splits that leak, encoders that knew test patients.
+"""What must not be overlooked: different splits of one data set, splits that leak, no test images, known test patients.
 
 * **Splits.** Runs on stores of one name with different splits are shown apart (`phantom (split 3fa9c2)`) and never
   compared: a test patient of one may be a training patient of the other. The stores of a cross-validation are such
   stores too, unless `pacx pool` joins them.
 * **Leaking splits.** In some stores patients are in several splits (`crossing_patients`), such as those made with a
   published split by image. Every score on them is too good.
+* **Validation images.** Where a store has no test images with masks, `pacx segment` scores on the validation images.
+  They chose the decoder's epoch, so these scores are too good.
 * **Seen patients.** A run may be allowed to judge an encoder on patients that it was trained on (`seen_patients` in its
   results). Such an encoder's name carries a dagger wherever it is shown, and findings about it say why.
 """
@@ -17,7 +19,16 @@ from collections.abc import Sequence
 from pacx.evaluation.reporting.collect import Record, Run
 from pacx.evaluation.reporting.encoders import display_name, encoder_label, store_name
 
-__all__ = ["DAGGER", "apart_by_split", "leak_cautions", "mark_seen", "seen_cautions", "split_cautions"]
+__all__ = [
+    "DAGGER",
+    "apart_by_split",
+    "concerns",
+    "leak_cautions",
+    "mark_seen",
+    "seen_cautions",
+    "split_cautions",
+    "validation_cautions",
+]
 
 DAGGER = "†"
 _DIGITS = 6
@@ -66,6 +77,42 @@ def leak_cautions(runs: Sequence[Run]) -> list[Record]:
         for store, number in crossing.items()
         if number
     ]
+
+
+def validation_cautions(segmentation: Sequence[Record]) -> list[Record]:
+    """Describe each store whose masks were scored on validation images; parts as `segmentation_part` makes them."""
+    masks: dict[str, list[str]] = {}
+    for part in segmentation:
+        if _is_validated(part):
+            masks.setdefault(_bare_store(part), []).append(part["mask"])
+    return [
+        {
+            "kind": "validation_split",
+            "text": (
+                f"Masks of {store} ({_list(list(dict.fromkeys(names)))}) were scored on its validation images, for "
+                "want of test images with masks. The same images chose the epoch of each decoder, so Dice and IoU are "
+                "too good. Prepare the store with a test split to score on images that chose nothing."
+            ),
+            "stores": [store],
+            "encoders": [],
+        }
+        for store, names in masks.items()
+    ]
+
+
+def concerns(caution: Record, part: Record) -> bool:
+    """Say whether a caution about a store is about a part of the report."""
+    if _bare_store(part) not in caution["stores"]:
+        return False
+    return caution["kind"] != "validation_split" or _is_validated(part)
+
+
+def _is_validated(part: Record) -> bool:
+    return "mask" in part and any(one.get("split") not in {"test", None} for one in part["encoders"])
+
+
+def _bare_store(part: Record) -> str:
+    return str(part["store"]).removesuffix(" (paper protocol)")
 
 
 def seen_cautions(runs: Sequence[Run], judged: Sequence[Run], shown: Sequence[tuple[str, str]]) -> list[Record]:

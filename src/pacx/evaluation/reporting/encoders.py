@@ -30,7 +30,15 @@ __all__ = [
     "store_name",
 ]
 
-_WORDS = {"mae": "MAE", "pacx": "PaCX", "ecg": "ECG", "vit": "ViT", "lora": "LoRA", "labs": "labs"}
+_WORDS = {
+    "mae": "MAE",
+    "pacx": "PaCX",
+    "ecg": "ECG",
+    "vit": "ViT",
+    "lora": "LoRA",
+    "labs": "labs",
+    "finetuned": "fine-tuned",
+}
 _TONES = {"mae": "mae", "pacx": "pacx", "random": "random"}
 _NUM_OTHER_TONES = 4
 _ORDER = ("random", "mae", "pacx")

@@ -12,12 +12,14 @@ baseline, fresh weights and negative controls, "pacx" alone speaks for them (all
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pacx.evaluation.reporting.cautions import concerns
 from pacx.evaluation.reporting.collect import Record
 from pacx.evaluation.reporting.encoders import display_name
-from pacx.evaluation.reporting.wording import decimal, interval, is_known, percent, share, verdict
+from pacx.evaluation.reporting.ways import fine_tuned, mark_fine_tuned
+from pacx.evaluation.reporting.wording import decimal, interval, is_known, judged_images, percent, share, verdict
 
 __all__ = ["find_all"]
 
@@ -37,16 +39,18 @@ _CHANCE = {
 }
 
 
-def find_all(content: Mapping[str, Any]) -> list[Record]:
+def find_all(content: Mapping[str, Any], *, controls: Collection[str]) -> list[Record]:
     """Sum up a report's numbers.
+
+    Args:
+        content: the content of `report.json`.
+        controls: names of the runs that judged an encoder distilled from shuffled pairs.
 
     Returns:
         A list of {topic, statement, kind, value, low, high, verdict, judgement, encoders, caution}; kind is "auroc" or
         "dice" (paired differences), "points" (a paired difference of shares) or "share". caution says what speaks
         against a finding, mostly nothing.
     """
-    controls = {run["run"] for run in content["distillation"] if run.get("shuffled_teachers")}
-    controls |= {arm["encoder"] for arm in _trained_arms(content) if arm["training"]["shuffled_teachers"]}
     found = [
         *_probes(content, controls),
         *_segmentation(content, controls),
@@ -57,20 +61,21 @@ def find_all(content: Mapping[str, Any]) -> list[Record]:
 
 
 def _caution(finding: Record, cautions: Sequence[Record]) -> str:
-    """Say if an encoder of a finding was judged on patients whom it had seen."""
+    """Say if a finding is about scores of validation images, or of patients whom one of its encoders had seen."""
     texts = [one["text"] for one in cautions if set(one["encoders"]) & set(finding["encoders"])]
-    return " ".join(dict.fromkeys(texts))
+    return " ".join(dict.fromkeys([*finding.get("caution", []), *texts]))
 
 
-def _probes(content: Mapping[str, Any], controls: set[str]) -> Iterator[Record]:
+def _probes(content: Mapping[str, Any], controls: Collection[str]) -> Iterator[Record]:
     for part in content["probes"]:
         rows = part["group_differences"]
+        kinds = _kinds(part["scores"], controls)
         groups = sorted({row["group"] for row in rows}, key=lambda name: (_rank(name), name))
-        spoken = _spokesmen({row["encoder"] for row in rows if _kind(row["encoder"], controls) == "main"})
+        spoken = _spokesmen({row["encoder"] for row in rows if kinds.get(row["encoder"], "main") == "main"})
         where = f" ({part['store']})" if len(content["probes"]) > 1 else ""
         for number, group in enumerate(groups):
             for kind in ("main", "control", "random"):
-                own = [row for row in rows if row["group"] == group and _kind(row["encoder"], controls) == kind]
+                own = [row for row in rows if row["group"] == group and kinds.get(row["encoder"], "main") == kind]
                 own = [row for row in own if kind != "main" or row["encoder"] in spoken]
                 if kind != "main" and number > 0:
                     continue
@@ -78,12 +83,12 @@ def _probes(content: Mapping[str, Any], controls: set[str]) -> Iterator[Record]:
                 ends = {min(ends), max(ends)} if kind == "main" and ends else {max(ends, default=None)}
                 for row in own:
                     if row["fraction"] in ends:
-                        yield _probe(row, where=where, kind=kind)
+                        yield _probe(row, where=where, kind=kind, tuned=fine_tuned(part))
 
 
-def _probe(row: Record, *, where: str, kind: str) -> Record:
+def _probe(row: Record, *, where: str, kind: str, tuned: Collection[str]) -> Record:
     tasks = f"{len(row['tasks'])} {row['group']} task{'s' if len(row['tasks']) != 1 else ''}".replace("  ", " ")
-    ours, theirs = display_name(row["encoder"]), display_name(row["baseline"])
+    ours, theirs = (_written(row[key], tuned) for key in ("encoder", "baseline"))
     topic = f"{row['group'] or 'all'} tasks, {share(row['fraction'])} of the labels"
     if kind == "random":
         row, ours, theirs, topic = _turned(row), theirs, ours, f"pre-training itself, {topic}"
@@ -96,22 +101,32 @@ def _probe(row: Record, *, where: str, kind: str) -> Record:
     return _difference(topic, statement, row, kind="auroc")
 
 
-def _segmentation(content: Mapping[str, Any], controls: set[str]) -> Iterator[Record]:
+def _written(label: str, tuned: Collection[str]) -> str:
+    return mark_fine_tuned(display_name(label)) if label in tuned else display_name(label)
+
+
+def _segmentation(content: Mapping[str, Any], controls: Collection[str]) -> Iterator[Record]:
     for part in content["segmentation"]:
+        kinds = _kinds(part["encoders"], controls)
+        splits = {one["encoder"]: one.get("split") for one in part["encoders"]}
+        own = [one for one in content["cautions"] if one["kind"] == "validation_split" and concerns(one, part)]
         for row in part["differences"]:
-            if row["metric"] == "dice" and _kind(row["encoder"], controls) == "main":
+            if row["metric"] == "dice" and kinds.get(row["encoder"], "main") == "main":
                 statement = (
                     f"{display_name(row['encoder'])} against {display_name(row['baseline'])}, {part['mask']} masks "
                     f"decoded from frozen features: mean Dice {decimal(row['value_a'])} against "
-                    f"{decimal(row['value_b'])} on {row['num_images']} unseen images."
+                    f"{decimal(row['value_b'])} on {row['num_images']} "
+                    f"{judged_images(splits[row['encoder']])}."
                 )
-                yield _difference(f"segmentation, {part['mask']}", statement, row, kind="dice")
+                found = _difference(f"segmentation, {part['mask']}", statement, row, kind="dice")
+                yield {**found, "caution": [one["text"] for one in own]}
 
 
-def _attention(content: Mapping[str, Any], controls: set[str]) -> Iterator[Record]:
+def _attention(content: Mapping[str, Any], controls: Collection[str]) -> Iterator[Record]:
     for part in content["attention"]:
+        kinds = _kinds(part["encoders"], controls)
         for row in part["differences"]:
-            if row["region"] == "heart" and _kind(row["encoder"], controls) == "main":
+            if row["region"] == "heart" and kinds.get(row["encoder"], "main") == "main":
                 statement = (
                     f"{display_name(row['encoder'])} puts {percent(row['value_a'])} of its attention inside the heart, "
                     f"{display_name(row['baseline'])} {percent(row['value_b'])}, on {row['num_images']} images."
@@ -191,9 +206,14 @@ def _spokesmen(encoders: set[str]) -> list[str]:
     return sorted(encoders if len(encoders) <= _FEW else encoders & {"pacx"})
 
 
-def _kind(encoder: str, controls: set[str]) -> str:
-    stem = encoder.partition(" (")[0]
-    return "random" if stem == "random" else "control" if stem in controls or "shuffled" in encoder else "main"
+def _kinds(judged: Iterable[Record], controls: Collection[str]) -> dict[str, str]:
+    """Tell fresh weights and negative controls from the encoders that a part is about, by their labels there."""
+    kinds: dict[str, str] = {}
+    for one in judged:
+        label = one["encoder"]
+        control = one["run"] in controls or "shuffled" in label or kinds.get(label) == "control"
+        kinds[label] = "random" if label.partition(" (")[0] == "random" else "control" if control else "main"
+    return kinds
 
 
 def _rank(group: str) -> int:

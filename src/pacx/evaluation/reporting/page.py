@@ -17,6 +17,7 @@ from pacx.evaluation.reporting import (
     side_tables,
     training_views,
     views,
+    ways,
     wording,
 )
 from pacx.evaluation.reporting.charts import marker
@@ -39,6 +40,7 @@ def render_page(content: Mapping[str, Any], *, pictures: Sequence[Picture] = (),
         **content, pictures=pictures, recipe=recipe, tones=views.Tones(content["encoders"]), views=views,
         training=training_views, arm_views=arm_views, lab_views=physiology, measure_views=measure_views,
         probe_tables=probe_tables, measure_tables=measure_tables, side_tables=side_tables,
+        ways=ways,
     )  # fmt: skip
 
 
@@ -52,6 +54,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {name: getattr(wording, name) for name in wording.__all__}
     environment.filters |= {"display_name": display_name, "readable": views.readable}
+    environment.filters |= {name: getattr(ways, name) for name in ("fine_tuned", "has_probes", "is_mixed")}
     environment.globals |= {"marker": marker}
     return environment
 

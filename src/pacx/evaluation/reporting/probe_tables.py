@@ -11,6 +11,7 @@ from pacx.evaluation.reporting.collect import Record
 from pacx.evaluation.reporting.probes import DRAWS
 from pacx.evaluation.reporting.tables import Cell, Table, difference_cell, number_cell, value_cell
 from pacx.evaluation.reporting.views import Tones, group_table, probe_table
+from pacx.evaluation.reporting.ways import classifiers, heading
 from pacx.evaluation.reporting.wording import count, decimal, share, signed
 
 __all__ = [
@@ -58,7 +59,7 @@ def group_differences_table(part: Record, tones: Tones) -> Table | None:
     ]
     return Table(
         named("groups", part["store"]),
-        f"Linear probes by group of tasks: {part['store']}",
+        f"{heading([part])} by group of tasks: {part['store']}",
         f"Mean AUROC of {found['baseline']} over each group of tasks, and by how much the other encoders differ from "
         f"it (paired); p: adjusted (Holm) over the rows of an encoder. {_MARKED}",
         ["tasks", "labels", found["baseline"], *(one["name"] for one in found["compared"])],
@@ -83,9 +84,9 @@ def probes_table(part: Record, tones: Tones) -> Table:
     notes += _multiplicity(part, tones)
     return Table(
         named("probes", part["store"]),
-        f"Linear probes: {part['store']}",
-        "AUROC with patient-level 95 % interval; differences are paired. –: not defined, for the reason given below. "
-        + _MARKED,
+        f"{heading([part])}: {part['store']}",
+        f"AUROC of {classifiers(part)} with patient-level 95 % interval; differences are paired. –: not defined, for "
+        f"the reason given below. {_MARKED}",
         [
             "task",
             "labels",

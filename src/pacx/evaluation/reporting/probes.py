@@ -2,7 +2,8 @@
 
 * One entry per store and protocol (`encoders.same_store`). A task stands for itself by its only label, or by `macro`,
   the mean over its labels.
-* Fine-tuned encoders (`pacx finetune`) stand beside probed ones: their results have the same form.
+* Fine-tuned encoders (`pacx finetune`) stand beside probed ones: their results have the same form. `protocols` tells
+  them apart.
 * A pool of probes (`pacx pool`) counts as one encoder, and the runs that it joins are not shown beside it.
 * Differences are drawn patient by patient, the same draws for both encoders (`pacx.evaluation.comparison`).
 """
@@ -22,6 +23,7 @@ from pacx.evaluation.reporting.collect import Record, Run, judged_by
 from pacx.evaluation.reporting.encoders import encoder_label, same_store, store_name
 from pacx.evaluation.reporting.group_scores import GroupScores
 from pacx.evaluation.reporting.measured import calibration_curves, measures_of
+from pacx.evaluation.reporting.ways import is_fine_tuning
 from pacx.scoring import MACRO
 from pacx.statistics import holm
 
@@ -39,13 +41,17 @@ class StoreProbes:
     """All probes on one store, by encoder."""
 
     store: str
-    protocol: Record
     scores: list[Record] = field(default_factory=list)
     runs: dict[str, list[Run]] = field(default_factory=dict)
     """by label of the encoder; several where its tasks were probed one by one"""
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     """predictions, by label of the encoder"""
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def protocols(self) -> dict[str, Record]:
+        """How each encoder was judged, by its label."""
+        return {label: dict(own[0].results.get("protocol") or {}) for label, own in self.runs.items()}
 
     def __post_init__(self) -> None:
         self._group_scores: GroupScores | None = None
@@ -69,11 +75,11 @@ def gather_probes(runs: Sequence[Run]) -> list[StoreProbes]:
 
 
 def _gather(runs: Sequence[Run]) -> StoreProbes:
-    found = StoreProbes(store_name(runs[0]), runs[0].results.get("protocol", {}))
+    found = StoreProbes(store_name(runs[0]))
     parts: dict[str, list[pd.DataFrame]] = {}
     for run in runs:
         rows = _summary(run)
-        label = _free_label(run, rows, found.scores)
+        label = _free_label(run, rows, found)
         found.scores += [{"encoder": label, "run": run.name, **row} for row in rows]
         found.runs.setdefault(label, []).append(run)
         path = run.artefact("predictions", "predictions.parquet")
@@ -101,7 +107,8 @@ def headline_labels(scores: Sequence[Record]) -> dict[str, str]:
 def _describe(probes: StoreProbes, *, baseline: str | None) -> Record:
     part: Record = {
         "store": probes.store,
-        "protocol": probes.protocol,
+        "protocol": next(iter(probes.protocols.values())),
+        "protocols": probes.protocols,
         "scores": probes.scores,
         "differences": [],
         "group_differences": [],
@@ -156,12 +163,17 @@ def _summary(run: Run) -> list[Record]:
     return [{"notes": [], "group": "", **row} for row in rows]
 
 
-def _free_label(run: Run, rows: Sequence[Record], taken: Sequence[Record]) -> str:
-    """The encoder's label, with the run's folder added if another run answers one of the same questions under it."""
+def _free_label(run: Run, rows: Sequence[Record], found: StoreProbes) -> str:
+    """The encoder's label, with the run's folder added if it is taken.
+
+    It is taken if another run answers one of the same questions under it, or if one of the two was fine-tuned.
+    """
     label = encoder_label(run)
     questions_of = {(row["task"], row["label"], row["fraction"]) for row in rows}
     clash = any(
         score["encoder"] == label and (score["task"], score["label"], score["fraction"]) in questions_of
-        for score in taken
+        for score in found.scores
     )
+    tuned = is_fine_tuning(run.results.get("protocol"))
+    clash = clash or any(is_fine_tuning(one.results.get("protocol")) != tuned for one in found.runs.get(label, []))
     return f"{label} ({run.name})" if clash else label

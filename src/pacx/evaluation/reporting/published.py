@@ -13,7 +13,8 @@ from pacx.evaluation.paper import Metric, Published, data_set_of, encoder_of, of
 from pacx.evaluation.reporting.collect import Record
 from pacx.evaluation.reporting.forests import number
 from pacx.evaluation.reporting.probes import headline_labels
-from pacx.evaluation.reporting.wording import is_known
+from pacx.evaluation.reporting.ways import fine_tuned
+from pacx.evaluation.reporting.wording import is_known, judged_images
 from pacx.scoring import MACRO
 
 __all__ = ["published_part"]
@@ -38,13 +39,19 @@ def published_part(content: Mapping[str, Any]) -> list[Record]:
 
 def _probes(part: Record) -> Iterator[Record]:
     headline = headline_labels(part["scores"])
+    tuned = fine_tuned(part)
     for task, label in headline.items():
         data_set = _data_set(part["store"], task, alone=len(headline) == 1)
         for one in of_data_set(data_set) if data_set else ():
             if one.metric == "auroc":
-                yield from _matched(one, part["store"], _at(part["scores"], task, label, one.fraction))
+                yield from _matched(one, part["store"], _told(_at(part["scores"], task, label, one.fraction), tuned))
             elif one.metric == "f1":
-                yield from _matched(one, part["store"], _f1(part, task, label, one.fraction))
+                yield from _matched(one, part["store"], _told(_f1(part, task, label, one.fraction), tuned))
+
+
+def _told(rows: Iterable[Record], tuned: set[str]) -> list[Record]:
+    """Say of fine-tuned encoders that the paper's were not."""
+    return [{**row, "note": "fine-tuned, not a linear probe"} if row["encoder"] in tuned else row for row in rows]
 
 
 def _data_set(store: str, task: str, *, alone: bool) -> str | None:
@@ -78,6 +85,7 @@ def _segmentation(part: Record) -> Iterator[Record]:
             for entry in part["encoders"]:
                 pooled = (entry.get("published") or {}).get(one.metric)
                 note = f"per image; pooled as published {pooled:.3f}" if is_known(pooled) else "per image, not pooled"
+                note += "" if entry.get("split") in {"test", None} else f", on {judged_images(entry.get('split'))}"
                 rows.append({"encoder": entry["encoder"], **(entry.get(one.metric) or {}), "note": note})
             yield from _matched(one, part["store"], rows)
 

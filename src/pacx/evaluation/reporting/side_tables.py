@@ -10,7 +10,7 @@ from pacx.evaluation.reporting.encoders import display_name
 from pacx.evaluation.reporting.probe_tables import named
 from pacx.evaluation.reporting.tables import Cell, Table, difference_cell, number_cell, value_cell
 from pacx.evaluation.reporting.views import Tones, readable
-from pacx.evaluation.reporting.wording import percent, points
+from pacx.evaluation.reporting.wording import judged_images, percent, points
 
 __all__ = ["alignment_table", "attention_table", "faithfulness_table", "physiology_table", "segmentation_table"]
 
@@ -129,7 +129,10 @@ def segmentation_table(part: Record, tones: Tones) -> Table | None:
         tones,
         kind=f"segmentation {part['mask']}",
         names=known,
-        caption=f"Predicted and true {part['mask']} masks, per image: overlap, 1 = perfect, or distance. {_MARKED}",
+        caption=(
+            f"Predicted and true {part['mask']} masks on {judged_images(part['encoders'][0].get('split'))}; per image: "
+            f"overlap, 1 = perfect, or distance. {_MARKED}"
+        ),
         value=lambda entry, metric: value_cell(entry.get(metric), 3 if metric in _OVERLAP else 2),
         differs=lambda row, metric: row["metric"] == metric,
     )

@@ -13,7 +13,8 @@ from pacx.evaluation.reporting.collect import Record
 from pacx.evaluation.reporting.encoders import display_name
 from pacx.evaluation.reporting.forests import Forest, Row, difference_mark, mark, number
 from pacx.evaluation.reporting.probes import headline_labels
-from pacx.evaluation.reporting.wording import count, decimal, percent, share
+from pacx.evaluation.reporting.ways import classifiers, fine_tuned, is_mixed, mark_fine_tuned
+from pacx.evaluation.reporting.wording import count, decimal, judged_images, percent, share
 from pacx.scoring import MACRO
 
 __all__ = [
@@ -58,6 +59,14 @@ class Tones:
         """Return an encoder's name."""
         return str(self.by_label[label]["name"]) if label in self.by_label else display_name(label)
 
+    def within(self, part: Mapping[str, Any]) -> Tones:
+        """Return the names as they are written in a part: fine-tuned encoders are marked beside probed ones."""
+        marked = fine_tuned(part) if is_mixed(part) else set()
+        return Tones(
+            {**one, "name": mark_fine_tuned(one["name"])} if label in marked else one
+            for label, one in self.by_label.items()
+        )
+
     def sort(self, labels: Iterable[str]) -> list[str]:
         """Sort labels as in the legend."""
         order = list(self.by_label)
@@ -76,8 +85,8 @@ def probe_forests(part: Record, tones: Tones) -> list[Forest]:
     return [
         Forest(
             caption=(
-                f"{share(fraction)} of the training labels: AUROC of linear probes, and the paired difference to the "
-                "baseline. Bars are patient-level 95 % intervals; hollow markers: the interval includes 0."
+                f"{share(fraction)} of the training labels: AUROC of {classifiers(part)}, and the paired difference to "
+                "the baseline. Bars are patient-level 95 % intervals; hollow markers: the interval includes 0."
             ),
             groups=[(group, _probe_rows(part, group, fraction, tones)) for group in _groups(part)],
             value_title="AUROC (dashed: chance)",
@@ -307,7 +316,8 @@ def segmentation_forest(part: Record, tones: Tones) -> Forest:
     """Make the chart of Dice and IoU."""
     labels = tones.sort(one["encoder"] for one in part["encoders"])
     by_encoder = {one["encoder"]: one for one in part["encoders"]}
-    size = f"{count(part['encoders'][0].get('num_test'))} unseen images"
+    first = part["encoders"][0]
+    size = f"{count(first.get('num_test'))} {judged_images(first.get('split'))}"
     rows = [
         Row(
             title,
@@ -318,7 +328,10 @@ def segmentation_forest(part: Record, tones: Tones) -> Forest:
         for metric, title in (("dice", "Dice"), ("iou", "IoU"))
     ]
     return Forest(
-        caption=f"Overlap of predicted and true {part['mask']} masks, per image, 1 = perfect.",
+        caption=(
+            f"Overlap of predicted and true {part['mask']} masks on {judged_images(first.get('split'))}; "
+            "per image, 1 = perfect."
+        ),
         groups=[("", rows)],
         value_title="overlap",
         difference_title=_difference_title(part, tones),

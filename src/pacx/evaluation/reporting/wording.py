@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 __all__ = [
-    "adjusted_p", "count", "decimal", "duration", "interval", "is_known", "memory", "percent", "points", "share",
-    "signed", "times", "verdict",
+    "adjusted_p", "count", "decimal", "duration", "interval", "is_known", "judged_images", "memory", "percent",
+    "points", "share", "signed", "times", "verdict",
 ]  # fmt: skip
 
 
@@ -18,6 +18,11 @@ _MINUS = "−"  # a true minus sign is as wide as a plus
 def is_known(value: Any) -> bool:
     """Tell whether there is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
+
+
+def judged_images(split: str | None) -> str:
+    """Say which images something was scored on that chose its epoch on validation images."""
+    return "unseen images" if split in {"test", None} else "validation images, which also chose the epoch"
 
 
 def decimal(value: Any, digits: int = 3) -> str:
