@@ -37,7 +37,16 @@ from pacx.errors import PacxError
 from pacx.lock import LOCK_NAME, locked
 from pacx.ranks import is_first
 
-__all__ = ["RunFolder", "open_run", "peak_memory_mib", "plain", "read_result", "write_json", "write_text"]
+__all__ = [
+    "RunFolder",
+    "check_counts",
+    "open_run",
+    "peak_memory_mib",
+    "plain",
+    "read_result",
+    "write_json",
+    "write_text",
+]
 
 SCHEMA_VERSION = 1
 _REPLACED, _REPLACING, _RESTORING = ".replaced", ".replacing", ".restoring"
@@ -162,7 +171,7 @@ def open_run(out: Path, *, command: str, config: Mapping[str, Any], overwrite: b
             that all commands take alike is not positive.
     """
     out = Path(out)
-    _check_counts(config)
+    check_counts(config)
     config = {key: item for key, item in plain(config).items() if key not in {"out", "overwrite"}}
     if _is_joint(config) and not is_first():
         with _errors_only():
@@ -188,7 +197,12 @@ def open_run(out: Path, *, command: str, config: Mapping[str, Any], overwrite: b
             handler.close()
 
 
-def _check_counts(config: Mapping[str, Any]) -> None:
+def check_counts(config: Mapping[str, Any]) -> None:
+    """Refuse numbers that all commands take alike and that must be positive; None stands for a default.
+
+    Raises:
+        PacxError: says which one.
+    """
     for name in ("batch_size", "draws"):
         number = config.get(name)
         if number is not None and number < 1:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -249,12 +251,79 @@ def test_a_path_its_bytes_and_its_pixels_are_one_image(encoder: Encoder, tmp_pat
         ([np.zeros((8, 8), dtype=np.int64)], "int64"),
         ([17], "int"),
         ([np.zeros((8, 8, 3))], r"\(8, 8, 3\)"),
+        ((), "No images"),
+        (np.zeros((0, 40, 50)), "No images"),
+        (torch.zeros(0, 1, 32, 32), "No images"),
+        (None, "Found NoneType; an image is a path"),
+        (3, "Found int; an image is a path"),
+        ({"a.png": 1}, "Found dict; an image is a path"),
+        (Image.new("L", (40, 50)), "Found Image; an image is a path"),
+        (StringIO("text"), "binary one"),
+        (np.zeros((0, 5)), r"\(0, 5\) without any pixel"),
+        (np.zeros((0, 5), np.uint8), r"\(0, 5\) without any pixel"),
+        (np.float32(1), "float32"),
+        (np.zeros((40, 50, 3)), r"\(40, 50, 3\).*colour picture.*gray \(H, W\).*list\(stack\)"),
+        (np.zeros((40, 50, 4), np.uint8), "colour picture"),
+        (np.zeros((40, 50, 1)), "colour picture"),
+        (np.zeros((3, 40, 50)), "colour picture"),
+        (np.zeros((4, 40, 50)), "colour picture"),
+        (np.zeros((2, 1, 32, 32)), r"\(2, 1, 32, 32\)"),
         (torch.zeros(1, 3, 32, 32), "1, 32, 32"),
+        (torch.tensor(1.0), "1, 32, 32"),
+        (torch.zeros(2, 1, 32, 32, dtype=torch.uint8), "tensor of uint8"),
+        (torch.zeros(2, 1, 32, 32).index_fill(0, torch.tensor(1), torch.nan), r"NaN or infinity in image 1"),
+        (torch.zeros(2, 1, 32, 32).index_fill(2, torch.tensor(5), torch.inf), r"NaN or infinity in image 0"),
     ],
 )
-def test_encode_refuses_what_is_no_image(images: object, message: str, encoder: Encoder) -> None:
+@pytest.mark.parametrize("method", ["encode", "prepare", "tokens", "attention"])
+def test_what_is_no_image_is_refused(images: object, message: str, method: str, encoder: Encoder) -> None:
     with pytest.raises(PacxError, match=message):
-        encoder.encode(images)  # type: ignore[arg-type]
+        getattr(encoder, method)(images)
+
+
+def test_a_stack_and_its_list_are_the_same_images(encoder: Encoder) -> None:
+    stack = np.random.default_rng(0).random((5, 40, 50), dtype=np.float32)
+    np.testing.assert_array_equal(encoder.encode(stack), encoder.encode(list(stack)))
+    assert encoder.encode(list(stack[:3])).shape == (3, 24)  # as a stack it could be a colour picture
+
+
+def test_open_files_and_columns_of_paths_are_images(encoder: Encoder, tmp_path: Path) -> None:
+    path = tmp_path / "chest.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50)).astype(np.uint8)).save(path)
+    expected = encoder.encode(path)
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(encoder.encode(file), expected)
+    forms = [BytesIO(path.read_bytes()), bytearray(path.read_bytes())]
+    np.testing.assert_allclose(encoder.encode(forms), np.repeat(expected, 2, axis=0), atol=1e-6)  # type: ignore[arg-type]
+    for column in (np.array([str(path)] * 2), pd.Series([str(path)] * 2), iter([path, path])):
+        np.testing.assert_allclose(encoder.encode(column), np.repeat(expected, 2, axis=0), atol=1e-6)  # type: ignore[arg-type]
+
+
+def test_tensors_take_the_type_of_the_weights(encoder: Encoder, images: torch.Tensor) -> None:
+    expected = encoder.encode(images)
+    np.testing.assert_allclose(encoder.encode(images.double()), expected, atol=1e-6)
+    np.testing.assert_allclose(encoder.encode(images.half()), expected, atol=0.02)
+    assert encoder.prepare(images) is images
+    gray = np.zeros((32, 32), np.float32)
+    assert encoder.bfloat16().prepare(gray).dtype == encoder.prepare(images).dtype == torch.bfloat16
+
+
+def test_gradients_are_for_prepared_tensors_only(encoder: Encoder, images: torch.Tensor) -> None:
+    gray = [np.random.default_rng(0).random((40, 50), dtype=np.float32)]
+    assert encoder.tokens(gray).numpy().shape == (1, 17, 24)
+    assert [item.numpy().shape for item in encoder.attention(gray)] == [(1, 3, 17, 17)] * 2
+    assert not encoder.prepare(gray).requires_grad
+    torch.testing.assert_close(encoder.tokens(gray), encoder.tokens(encoder.prepare(gray)).detach())
+    images.requires_grad_()
+    (encoder.tokens(images).square().sum() + encoder.attention(images)[0].square().sum()).backward()
+    assert images.grad is not None
+    assert encoder.vit.patch_embed.proj.weight.grad is not None
+
+
+@pytest.mark.parametrize("batch_size", [0, -3])
+def test_a_batch_of_less_than_one_image_is_refused(batch_size: int, encoder: Encoder) -> None:
+    with pytest.raises(PacxError, match=f"batch_size is {batch_size}; it must be 1 or more"):
+        encoder.encode(np.zeros((8, 8)), batch_size=batch_size)
 
 
 def test_folding_channels_keeps_the_embedding_of_a_gray_image() -> None:

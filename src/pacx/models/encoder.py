@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from pacx.errors import PacxError
 from pacx.models.config import EncoderConfig, EncoderSize
+from pacx.models.given_images import Image, Images, check_tensor, list_given, read_pixels, refuse_not_finite
 from pacx.models.lean import is_hooked, run_blocks
 from pacx.models.patients import SeenPatients, save_patients
 from pacx.models.weights import CONFIG_FILE, WEIGHTS_FILE, new_folder, save_weights, weights_hash
 from pacx.preprocess import Geometry
-from pacx.runs import write_json
+from pacx.runs import check_counts, write_json
 
 __all__ = [
     "Encoder",
@@ -47,11 +47,6 @@ __all__ = [
     "sincos_positions",
     "weights_hash",
 ]
-
-Image = str | Path | bytes | NDArray[Any]
-"""A file, its bytes, or gray pixels (H, W)."""
-Images = Tensor | Image | Sequence[Image]
-"""Whatever `Encoder.prepare` takes."""
 
 
 def sincos_positions(width: int, grid: int) -> Float[Tensor, "1+N D"]:
@@ -127,8 +122,15 @@ class Encoder(nn.Module):
         """Return all tokens after the final norm, class token first, patches in reading order.
 
         Args:
-            images: whatever `prepare` takes.
+            images: whatever `prepare` takes. Prepared tensors are joined to the tokens by gradients; files and arrays,
+                which nobody trains on this way, have none.
+
+        Raises:
+            PacxError: no images, or something that is no image for this encoder.
         """
+        if not isinstance(images, Tensor):
+            with torch.no_grad():
+                return self.tokens(self.prepare(images))
         tokens: Tensor = self.vit.norm(run_blocks(self.vit.blocks, self.embed(self.prepare(images))))
         return tokens
 
@@ -166,8 +168,14 @@ class Encoder(nn.Module):
         """Return the maps of `iter_attention` for all blocks at once: depth x (B, heads, 1+N, 1+N).
 
         Args:
-            images: whatever `prepare` takes.
+            images: whatever `prepare` takes; with gradients for prepared tensors only, as in `tokens`.
+
+        Raises:
+            PacxError: no images, or something that is no image for this encoder.
         """
+        if not isinstance(images, Tensor):
+            with torch.no_grad():
+                return self.attention(self.prepare(images))
         return list(self.iter_attention(self.prepare(images)))
 
     @torch.inference_mode()
@@ -182,11 +190,12 @@ class Encoder(nn.Module):
             Embeddings (B, D), float32. The network computes in evaluation mode and is left in the mode it was in.
 
         Raises:
-            PacxError: no images, or something that is no image for this encoder.
+            PacxError: no images, something that is no image for this encoder, or a batch size below 1.
         """
-        source = images if isinstance(images, Tensor) else _as_list(images)
-        if len(source) == 0:
-            raise PacxError("No images to embed: the list is empty.")
+        check_counts({"batch_size": batch_size})
+        if isinstance(images, Tensor):
+            check_tensor(images, self.config.preprocess)
+        source = images if isinstance(images, Tensor) else list_given(images)
         training = self.training
         self.eval()
         try:
@@ -202,23 +211,24 @@ class Encoder(nn.Module):
         """Read and preprocess images the way that this encoder was trained with; the result lies on its device.
 
         Args:
-            images: one or several paths of files (DICOM, PNG, JPEG, TIFF), their bytes, or gray arrays (H, W) of any
-                size, as `read_cxr(...).pixels` gives them: floats in [0, 1], or uint8 or uint16 over their full range;
-                arrays may be stacked (B, H, W). A tensor (B, C, S, S) counts as prepared and is returned as it is.
+            images: one or several paths of files (DICOM, PNG, JPEG, TIFF), their bytes, open binary files, or gray
+                arrays (H, W) of any size, as `read_cxr(...).pixels` gives them: floats in [0, 1], or uint8 or uint16
+                over their full range. Arrays may be stacked (B, H, W), but for stacks that look like a colour picture
+                (B of 3 or 4, or W of 1, 3 or 4): those are given as a list. A tensor (B, C, S, S) of floats counts as
+                prepared; only its type and device become the weights'.
 
         Raises:
-            PacxError: a file that cannot be read, or a shape, type or range that is no image for this encoder.
+            PacxError: no images, a file that cannot be read, or a shape, type or range that is no image for this
+                encoder. Tensors are searched for NaN and infinity on the CPU, or where no gradients are recorded.
         """
-        preprocess, device = self.config.preprocess, self.vit.cls_token.device
+        preprocess, weights = self.config.preprocess, self.vit.cls_token
         if isinstance(images, Tensor):
-            expected = (preprocess.in_chans, preprocess.image_size, preprocess.image_size)
-            if images.shape[1:] != expected:
-                raise PacxError(
-                    f"Found a tensor of shape {tuple(images.shape)}; this encoder takes preprocessed tensors "
-                    f"(B, {', '.join(map(str, expected))}). Give gray arrays (H, W) to have them preprocessed."
-                )
-            return images.to(device)
-        return torch.from_numpy(np.stack([preprocess(_pixels(image)) for image in _as_list(images)])).to(device)
+            check_tensor(images, preprocess)
+            if _is_searched(images):
+                refuse_not_finite(images)
+            return images.to(weights.device, weights.dtype)
+        pixels = np.stack([preprocess(read_pixels(image)) for image in list_given(images)])
+        return torch.from_numpy(pixels).to(weights.device, weights.dtype)
 
 
 def save_encoder(encoder: Encoder, folder: Path) -> Path:
@@ -295,6 +305,12 @@ def load_encoder(
     return read_encoder(str(source), overrides)
 
 
+def _is_searched(images: Tensor) -> bool:
+    """Say whether a look at a tensor's values costs next to nothing; a step of training on a GPU would wait for it."""
+    compiling = torch.compiler.is_compiling() or images.is_meta
+    return not compiling and (images.is_cpu or not torch.is_grad_enabled())
+
+
 def _per_channel(value: float | Sequence[float] | None) -> tuple[float, ...] | None:
     return value if value is None else tuple(value) if isinstance(value, Iterable) else (value,)
 
@@ -332,31 +348,3 @@ def _recorded_map(attention: Any) -> Iterator[list[Tensor]]:
     finally:
         attention.fused_attn = fused
         hook.remove()
-
-
-def _as_list(images: Image | Sequence[Image]) -> list[Image]:
-    if isinstance(images, str | Path | bytes):
-        return [images]
-    if isinstance(images, np.ndarray):
-        return [images] if images.ndim == 2 else list(images)
-    return list(images)
-
-
-def _pixels(image: Image) -> NDArray[np.float32]:
-    """Return gray pixels in [0, 1] of a file, its bytes or an array."""
-    if isinstance(image, str | Path | bytes):
-        # The one reader of files; only who gives a file needs it.
-        from pacx.data.images import read_cxr
-
-        return read_cxr(image).pixels
-    if isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype in (np.uint8, np.uint16):
-        return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
-    if not isinstance(image, np.ndarray) or image.ndim != 2 or not np.issubdtype(image.dtype, np.floating):
-        found = f"{image.dtype} array {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise PacxError(
-            f"Found {found}; an image is a path, a file's bytes or a gray array (H, W): floats in [0, 1], as "
-            "pacx.read_cxr(path).pixels gives them, uint8 or uint16."
-        )
-    if not (image.min() >= 0 and image.max() <= 1):  # also catches NaN
-        raise PacxError(f"Found pixel values from {image.min():g} to {image.max():g}; an image has values in [0, 1].")
-    return image.astype(np.float32, copy=False)
