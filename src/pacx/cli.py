@@ -14,6 +14,7 @@ from pacx.commands import COMMANDS, build_parser, find, friendly_arguments, load
 from pacx.data.quiet import quiet_decoders
 from pacx.errors import PacxError
 from pacx.ranks import is_first, rank
+from pacx.runs import check_counts
 
 __all__ = ["main"]
 
@@ -85,7 +86,9 @@ def _call(name: str, arguments: list[str]) -> int:
         return _fail(name, f"{' '.join(str(error).split())} See `pacx {name} --help`.")
     values = parser.instantiate(parsed)
     values.pop("config", None)
-    function(**values.as_dict())
+    given = values.as_dict()
+    check_counts(given)  # before a model is opened
+    function(**given)
     return 0
 
 

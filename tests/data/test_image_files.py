@@ -55,7 +55,14 @@ def test_tables_are_relative_to_their_folder_and_may_name_images(folder: Path, s
         (["empty"], "holds no files"),
         (["wrong.csv"], "has no column `path`"),
         (["gap.csv"], r"row 1 \(from 0\) has no path"),
+        (["blank.parquet"], r"row 1 \(from 0\) has no path"),
+        (["none.csv"], "none.csv has no rows"),
+        (["none.parquet"], "none.parquet has no rows"),
         (["cxr.npy::x"], "is no row number"),
+        ([""], "An image is named ''"),
+        (["scans", " "], "An image is named ' '"),
+        (["store"], r"store is a store of pacx.*pacx probe.*images.npy::0"),
+        (["stores"], r"stores/mine is a store of pacx"),
     ],
 )
 def test_what_names_no_image_is_refused(
@@ -65,5 +72,12 @@ def test_what_names_no_image_is_refused(
     Path("empty").mkdir()
     Path("wrong.csv").write_text("file\na.png\n")
     Path("gap.csv").write_text("path,image_id\na.png,1\n,2\n")
+    Path("none.csv").write_text("path,image_id\n")
+    pd.DataFrame({"path": []}).to_parquet("none.parquet")
+    pd.DataFrame({"path": ["a.png", " "]}).to_parquet("blank.parquet")
+    for store in ("store", "stores/mine"):
+        Path(store, "figures").mkdir(parents=True)
+        for name in ("meta.json", "images.npy", "manifest.parquet", "figures/contact_sheet.png"):
+            Path(store, name).write_bytes(b"x")
     with pytest.raises(PacxError, match=message):
         list_images(sources)

@@ -54,13 +54,13 @@ def test_features_are_the_encoders_in_the_order_of_the_files(folder: Path, tmp_p
         features([str(folder / "scans")], encoder=str(folder / "encoder"), out=out)
 
 
-def test_one_process_and_several_write_the_same(folder: Path, tmp_path: Path) -> None:
+def test_no_worker_one_and_several_write_the_same(folder: Path, tmp_path: Path) -> None:
     tables = []
-    for workers in (1, 2):
+    for workers in (0, 1, 2):
         out = tmp_path / f"{workers}.csv"
         features([str(folder / "scans")], encoder=str(folder / "encoder"), out=out, workers=workers)
         tables.append(out.read_text())
-    assert tables[0] == tables[1]
+    assert tables[0] == tables[1] == tables[2]
 
 
 class Failing:
@@ -113,6 +113,50 @@ def test_nothing_readable_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+_NUMBERS = {
+    "batch_size is 0; it must be 1 or more.": ["--batch_size", "0"],
+    "batch_size is -3; it must be 1 or more.": ["--batch-size", "-3"],
+    "workers is -2; it must be 0 or more": ["--workers", "-2"],
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [(command, message) for command in ("features", "predict", "similar") for message in _NUMBERS]
+    + [("explain", message) for message in list(_NUMBERS)[:2]],
+)
+def test_numbers_that_cannot_be_are_refused_and_nothing_is_left(
+    command: str, message: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--model", str(folder / "classifier")] if command == "predict" else ["--encoder", str(folder / "encoder")]
+    among = ["--among", str(tmp_path / "absent")] if command == "similar" else []
+    out = ["--out", str(tmp_path / "table.csv")]
+    assert main([command, str(folder / "scans"), *model, *among, *out, *_NUMBERS[message]]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("number", "value"), [("batch_size", 0), ("workers", -1)])
+def test_such_numbers_are_refused_in_python_too(number: str, value: int, folder: Path, tmp_path: Path) -> None:
+    scans, encoder = [str(folder / "scans")], str(folder / "encoder")
+    with pytest.raises(PacxError, match=f"{number} is {value}"):
+        features(scans, encoder=encoder, out=tmp_path / "table.csv", **{number: value})  # type: ignore[arg-type]
+    with pytest.raises(PacxError, match=f"{number} is {value}"):
+        predict(scans, model=str(folder / "classifier"), **{number: value})  # type: ignore[arg-type]
+    with pytest.raises(PacxError, match=f"{number} is {value}"):
+        similar(scans, among=tmp_path / "absent", **{number: value})  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_without_rows_leaves_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "tab4.csv"
+    table.write_text("path\n")
+    out = str(tmp_path / "features.parquet")
+    assert main(["features", str(table), "--encoder", str(folder / "encoder"), "--out", out]) == 2
+    assert "tab4.csv has no rows" in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == [table]
+
+
 def test_predictions_have_probabilities_and_answers(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "predictions.csv"
     predict([str(folder / "scans")], model=str(folder / "classifier"), out=out)
@@ -156,3 +200,20 @@ def test_the_nearest_of_a_table_is_the_image_itself(folder: Path, tmp_path: Path
         other = tmp_path / "other.csv"
         pd.DataFrame({"image_id": ["a"], "feature_0": [1.0]}).to_csv(other, index=False)
         similar(images, among=other, encoder=str(folder / "encoder"))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_neighbours_are_written_in_the_form_of_the_files_name(suffix: str, folder: Path, tmp_path: Path) -> None:
+    among, out = tmp_path / "features.csv", tmp_path / "new" / f"similar{suffix}"
+    encoder, images = str(folder / "encoder"), [str(folder / "scans" / "2.png")]
+    features([str(folder / "scans")], encoder=encoder, out=among)
+    for _ in range(2):
+        similar(images, among=among, encoder=encoder, num=2, out=out, overwrite=True)
+        found = pd.read_parquet(out) if suffix == ".parquet" else pd.read_csv(out)
+        assert list(found.columns) == ["image_id", "rank", "neighbour", "similarity"]
+        assert found["neighbour"][0] == images[0]
+    assert list(out.parent.iterdir()) == [out]
+    with pytest.raises(PacxError, match="is there already"):
+        similar(images, among=among, encoder=encoder, out=out)
+    with pytest.raises(PacxError, match=r"does not end in \.parquet or \.csv"):
+        similar(images, among=among, encoder=encoder, out=tmp_path / "similar.txt")

@@ -36,7 +36,7 @@ def list_images(sources: Sequence[str | Path]) -> list[ImageFile]:
             perhaps `image_id`; rows of arrays, `FILE.npy::17`.
 
     Raises:
-        PacxError: nothing is asked for, a source does not exist, or it names no image.
+        PacxError: nothing is asked for, a source does not exist, names no image, or is a store.
     """
     if not sources:
         raise PacxError(
@@ -50,11 +50,14 @@ def list_images(sources: Sequence[str | Path]) -> list[ImageFile]:
 
 
 def _expand(source: str) -> Iterator[ImageFile]:
+    if not source.strip():
+        # Path("") is the working directory, which nobody means who gives an empty variable.
+        raise PacxError(f"An image is named {source!r}. Give files, folders, patterns or a table; `.` for this folder.")
     path, row = split_row(source)
     if row is not None:
         yield ImageFile(source, source)
     elif path.is_dir():
-        yield from (ImageFile(file.as_posix(), str(file)) for file in find_images(path))
+        yield from (ImageFile(file.as_posix(), str(file)) for file in _of_folder(path))
     elif path.suffix.lower() in _TABLES:
         yield from _of_table(path)
     elif path.exists():
@@ -69,14 +72,34 @@ def _expand(source: str) -> Iterator[ImageFile]:
         raise PacxError(f"{source} does not exist. Give files, folders, patterns or a table with a column `path`.")
 
 
+def _of_folder(path: Path) -> list[Path]:
+    _refuse_store(path)
+    files = find_images(path)
+    below = {folder for file in files for folder in file.parents if path in folder.parents}
+    for folder in sorted(below):
+        _refuse_store(folder)
+    return files
+
+
+def _refuse_store(folder: Path) -> None:
+    """Refuse a store: its images are rows of an array, and the pictures beside it are figures."""
+    if (folder / "meta.json").is_file() and (folder / "manifest.parquet").is_file():
+        raise PacxError(
+            f"{folder} is a store of pacx, no folder of files. `pacx probe`, `pacx align`, `pacx explain --store` "
+            "and `pacx similar --among` read stores. Give the files that it was made of, or single images of it as "
+            f"{folder / 'images.npy'}::0."
+        )
+
+
 def _of_table(path: Path) -> Iterator[ImageFile]:
     table = read_frame(path, text=("path", "image_id"))
     if "path" not in table:
         raise PacxError(f"{path} has no column `path`; its columns are {', '.join(map(str, table.columns))}.")
-    if table["path"].isna().any():
-        raise PacxError(
-            f"{path}: row {int(table['path'].isna().to_numpy().argmax())} (from 0) has no path. Fill it or drop it."
-        )
+    if not len(table):
+        raise PacxError(f"{path} has no rows. Give a table with one row per image.")
+    blank = table["path"].isna() | (table["path"].astype(str).str.strip() == "")
+    if blank.any():
+        raise PacxError(f"{path}: row {int(blank.to_numpy().argmax())} (from 0) has no path. Fill it or drop it.")
     names = table["image_id"] if "image_id" in table else table["path"]
     for name, file in zip(names, table["path"], strict=True):
         yield ImageFile(str(file) if pd.isna(name) else str(name), str(path.parent / str(file)))

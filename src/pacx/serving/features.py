@@ -38,7 +38,7 @@ def features(
         encoder: an encoder as `load_encoder` takes it, an ONNX file of `pacx export` (needs no torch), or shipped:NAME.
         out: a .parquet or .csv file: image_id, path, feature_0 to feature_(D-1).
         batch_size: images per forward pass; only speed and memory depend on it.
-        workers: processes that read files; one per core if not given.
+        workers: processes that read files; one per core if not given, 0 reads in this process.
         overwrite: replace the table if it is there.
 
     Returns:

@@ -43,7 +43,7 @@ def predict(
         out: a .csv or .parquet file: image_id, path, and two columns for each output, NAME (probability) and
             NAME_positive; printed as CSV if not given.
         batch_size: images per forward pass; only speed and memory depend on it.
-        workers: processes that read files; one per core if not given.
+        workers: processes that read files; one per core if not given, 0 reads in this process.
         overwrite: replace the table if it is there.
 
     Returns:

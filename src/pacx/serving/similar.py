@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from pacx.data.image_files import list_images
 from pacx.data.store import Store
 from pacx.errors import PacxError
-from pacx.runs import write_text
 from pacx.serving.checks import store_batches
 from pacx.serving.features import feature_columns
 from pacx.serving.gallery import unit_rows
 from pacx.serving.opening import open_model
 from pacx.serving.runtime import Model
-from pacx.serving.sweep import sweep_in_memory
+from pacx.serving.sweep import check_speed, check_table, sweep_in_memory, write_table
 
 __all__ = ["similar"]
 
@@ -45,21 +44,23 @@ def similar(
             faster when asked again.
         encoder: an encoder as `load_encoder` takes it, an ONNX file of `pacx export` (needs no torch), or shipped:NAME.
         num: neighbours per image.
-        out: a .csv file; printed if not given.
+        out: a .csv or .parquet file: image_id, rank, neighbour, similarity; printed as CSV if not given.
         batch_size: images per forward pass; only speed and memory depend on it.
-        workers: processes that read files; one per core if not given.
+        workers: processes that read files; one per core if not given, 0 reads in this process.
         overwrite: replace the table if it is there.
 
     Returns:
         num_images, num_known and num_rejected.
 
     Raises:
-        PacxError: an image, a store or a table that is not there or of another width; no file that can be read.
+        PacxError: an image, a store or a table that is not there or of another width; no file that can be read; an
+            --out that is there already or is no table.
     """
     if num < 1:
         raise PacxError(f"Found --num {num}; allowed: 1 or more neighbours.")
-    if out is not None and out.exists() and not overwrite:
-        raise PacxError(f"{out} is there already. Choose another --out, or pass --overwrite true to replace it.")
+    check_speed(batch_size=batch_size, workers=workers)
+    if out is not None:
+        check_table(out, overwrite=overwrite)
     model = open_model(encoder)
     known, names = _known(among, model)
     table, num_rejected = sweep_in_memory(
@@ -78,11 +79,11 @@ def similar(
         for place, image in enumerate(table["image_id"])
         for rank, row in enumerate(nearest[place], start=1)
     ]
-    text = pd.DataFrame(rows).to_csv(index=False)
+    ranked = pd.DataFrame(rows)
     if out is None:
-        print(text, end="")
+        print(ranked.to_csv(index=False), end="")
     else:
-        write_text(out, text)
+        write_table(ranked, out)
     return {"num_images": len(table), "num_known": len(known), "num_rejected": num_rejected}
 
 

@@ -15,6 +15,7 @@ import logging
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,10 +29,10 @@ from pacx.data.pixels import MAX_PIXELS
 from pacx.data.workers import available_cores, worker_pool
 from pacx.errors import PacxError
 from pacx.preprocess import Preprocess
-from pacx.runs import write_text
+from pacx.runs import check_counts, write_text
 from pacx.serving.runtime import Answers, Model
 
-__all__ = ["Swept", "sweep", "sweep_in_memory"]
+__all__ = ["Swept", "check_speed", "check_table", "sweep", "sweep_in_memory", "write_table"]
 
 _PART = 512
 """images per part: what an interruption can cost"""
@@ -69,13 +70,15 @@ def sweep(
         columns: turns the answers for B images into columns of length B.
         out: a .parquet or .csv file.
         batch_size: images per forward pass.
-        workers: processes that read; None for one per core, 1 to stay in this process.
+        workers: processes that read; None for one per core, 0 or 1 to stay in this process.
         overwrite: replace a finished table.
 
     Raises:
-        PacxError: the table is there already, or cannot be written, or none of the files can be read.
+        PacxError: the table is there already, or cannot be written, none of the files can be read, or a number is too
+            small.
     """
-    _check(out, overwrite=overwrite)
+    check_table(out, overwrite=overwrite)
+    check_speed(batch_size=batch_size, workers=workers)
     parts = out.with_name(f"{out.name}.parts")
     _claim(parts, _plan(images, model, want))
     starts = range(0, len(images), _PART)
@@ -106,8 +109,9 @@ def sweep_in_memory(
         The table, and how many files could not be read; the log says which, and why.
 
     Raises:
-        PacxError: none of the files can be read.
+        PacxError: none of the files can be read, or a number is too small.
     """
+    check_speed(batch_size=batch_size, workers=workers)
     bar = tqdm(total=len(images), unit="image", leave=False, disable=None)
     found = list(_answers(images, range(0, len(images), _PART), model, want, columns, batch_size, workers, bar))
     bar.close()
@@ -120,6 +124,48 @@ def sweep_in_memory(
     if not len(table):
         raise PacxError(f"None of the {len(rejected)} files can be read.")
     return table, len(rejected)
+
+
+def check_table(out: Path, *, overwrite: bool) -> None:
+    """Refuse a place where no table can be written.
+
+    Raises:
+        PacxError: its name has another ending than a table's, or something is there that is not to be replaced.
+    """
+    if out.suffix.lower() not in _TABLES:
+        raise PacxError(f"{out} does not end in {' or '.join(_TABLES)}. Choose another --out.")
+    if out.exists() and not (overwrite and out.is_file()):
+        raise PacxError(f"{out} is there already. Choose another --out, or pass --overwrite true to replace it.")
+
+
+def check_speed(*, batch_size: int, workers: int | None) -> None:
+    """Refuse numbers of images at a time and of processes that cannot be.
+
+    Raises:
+        PacxError: a batch of less than one image, or a negative number of processes.
+    """
+    check_counts({"batch_size": batch_size})
+    if workers is not None and workers < 0:
+        raise PacxError(
+            f"workers is {workers}; it must be 0 or more (0 reads in this process). Leave it out for one per core."
+        )
+
+
+def write_table(table: pd.DataFrame, out: Path) -> None:
+    """Write a table in the form that its name says, whole or not at all.
+
+    Args:
+        table: any.
+        out: a .parquet or .csv file; folders above it are made.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        draft = Path(folder) / out.name
+        if out.suffix.lower() == ".csv":
+            table.to_csv(draft, index=False)
+        else:
+            table.to_parquet(draft)
+        draft.replace(out)
 
 
 def _answers(
@@ -162,7 +208,7 @@ def _read_all(
     images: Sequence[ImageFile], preprocess: Preprocess, workers: int | None
 ) -> Iterator[NDArray[np.float32] | str]:
     """Yield each image preprocessed, or why it cannot be read, in order."""
-    num = min(workers or available_cores(), max(1, len(images) // 4))
+    num = min(available_cores() if workers is None else workers, max(1, len(images) // 4))
     if num <= 1:
         yield from (_read(image.path, preprocess) for image in images)
         return
@@ -188,13 +234,6 @@ def _plan(images: Sequence[ImageFile], model: Model, want: Collection[str]) -> s
     """Digest all that the parts depend on."""
     facts = {"model": model.facts.to_json(), "want": sorted(want), "images": [list(image) for image in images]}
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _check(out: Path, *, overwrite: bool) -> None:
-    if out.suffix.lower() not in _TABLES:
-        raise PacxError(f"{out} does not end in {' or '.join(_TABLES)}. Choose another --out.")
-    if out.exists() and not (overwrite and out.is_file()):
-        raise PacxError(f"{out} is there already. Choose another --out, or pass --overwrite true to replace it.")
 
 
 def _claim(parts: Path, plan: str) -> None:
@@ -225,11 +264,6 @@ def _join(parts: Path, starts: Sequence[int], out: Path) -> Swept:
     if rejected:
         write_text(rejects, pd.DataFrame(rejected, columns=["file", "reason"]).to_csv(index=False))
         log.warning("%d of %d files could not be read: %s", len(rejected), len(rejected) + len(table), rejects)
-    draft = parts / f"whole{out.suffix}"
-    if out.suffix.lower() == ".csv":
-        table.to_csv(draft, index=False)
-    else:
-        table.to_parquet(draft)
-    draft.replace(out)
+    write_table(table, out)
     shutil.rmtree(parts)
     return Swept(len(table), len(rejected), str(out))
