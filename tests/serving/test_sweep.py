@@ -202,6 +202,20 @@ def test_the_nearest_of_a_table_is_the_image_itself(folder: Path, tmp_path: Path
         similar(images, among=other, encoder=str(folder / "encoder"))
 
 
+def test_a_table_of_another_encoder_is_refused(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    scans, own = str(folder / "scans"), str(folder / "encoder")
+    other = f"random:{own}"
+    for table in (tmp_path / "features.parquet", tmp_path / "features.csv"):
+        features([scans], encoder=own, out=table)
+    with pytest.raises(PacxError, match=r"was made with another encoder \(weights \w{12}"):
+        similar([scans], among=tmp_path / "features.parquet", encoder=other)
+    caplog.clear()
+    similar([scans], among=tmp_path / "features.parquet", encoder=own, out=tmp_path / "a.csv")
+    assert "which encoder" not in caplog.text
+    similar([scans], among=tmp_path / "features.csv", encoder=own, out=tmp_path / "b.csv")
+    assert "does not say which encoder made it" in caplog.text
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_neighbours_are_written_in_the_form_of_the_files_name(suffix: str, folder: Path, tmp_path: Path) -> None:
     among, out = tmp_path / "features.csv", tmp_path / "new" / f"similar{suffix}"

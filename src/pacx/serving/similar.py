@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from pacx.serving.features import feature_columns
 from pacx.serving.gallery import unit_rows
 from pacx.serving.opening import open_model
 from pacx.serving.runtime import Model
-from pacx.serving.sweep import check_speed, check_table, sweep_in_memory, write_table
+from pacx.serving.sweep import ENCODER_HASH, check_speed, check_table, sweep_in_memory, write_table
 
 __all__ = ["similar"]
+
+log = logging.getLogger("pacx")
 
 
 def similar(
@@ -41,7 +44,7 @@ def similar(
     Args:
         images: files (DICOM, PNG, JPEG, TIFF), folders, patterns such as 'scans/*.dcm', or tables with a column `path`.
         among: a store, whose images are embedded now; or a table of `pacx features` of the same encoder, which is
-            faster when asked again.
+            faster when asked again. Parquet says which encoder made it, CSV cannot.
         encoder: an encoder as `load_encoder` takes it, an ONNX file of `pacx export` (needs no torch), or shipped:NAME.
         num: neighbours per image.
         out: a .csv or .parquet file: image_id, rank, neighbour, similarity; printed as CSV if not given.
@@ -53,7 +56,7 @@ def similar(
         num_images, num_known and num_rejected.
 
     Raises:
-        PacxError: an image, a store or a table that is not there or of another width; no file that can be read; an
+        PacxError: an image, a store or a table that is not there or of another encoder; no file that can be read; an
             --out that is there already or is no table.
     """
     if num < 1:
@@ -92,6 +95,7 @@ def _known(among: Path, model: Model) -> tuple[NDArray[np.float32], list[str]]:
     if among.is_file():
         table = pd.read_parquet(among) if among.suffix.lower() == ".parquet" else pd.read_csv(among)
         features = _features(table)
+        _check_same_encoder(among, table, model)
         if "image_id" not in table or features.shape[1] != model.facts.width:
             raise PacxError(
                 f"{among} has {features.shape[1]} feature columns; this encoder makes {model.facts.width}. Give a "
@@ -106,6 +110,22 @@ def _known(among: Path, model: Model) -> tuple[NDArray[np.float32], list[str]]:
         raise PacxError(f"The store {store.name!r} ({among}) holds no images. Choose a store with X-rays.")
     names = store.manifest["image_id"].astype(str).to_numpy()[rows].tolist()
     return np.concatenate([part for part in found if part is not None]), names
+
+
+def _check_same_encoder(among: Path, table: pd.DataFrame, model: Model) -> None:
+    """Refuse embeddings of another encoder: their numbers mean something else, whatever their width.
+
+    Raises:
+        PacxError: they are.
+    """
+    made_by = table.attrs.get(ENCODER_HASH)
+    if made_by is None:
+        log.warning("similar: %s does not say which encoder made it; it has to be the one of --encoder.", among)
+    elif made_by != model.facts.weights_hash:
+        raise PacxError(
+            f"{among} was made with another encoder (weights {made_by[:12]}...) than --encoder {model.facts.name} "
+            f"({model.facts.weights_hash[:12]}...). Give that one, or make the table again with `pacx features`."
+        )
 
 
 def _features(table: pd.DataFrame) -> NDArray[np.float32]:

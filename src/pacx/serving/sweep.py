@@ -2,6 +2,7 @@
 
     OUT                  the table, there only when it is whole
     OUT.parts/           finished parts of an interrupted sweep, and what was asked for; gone when OUT is there
+                         (Parquet's metadata say which encoder answered: `ENCODER_HASH` of the table's `attrs`)
     OUT.rejects.csv      files that could not be read, with the reason; absent if there are none
 
 The same command after an interruption goes on with the first part that is missing.
@@ -32,8 +33,10 @@ from pacx.preprocess import Preprocess
 from pacx.runs import check_counts, write_text
 from pacx.serving.runtime import Answers, Model
 
-__all__ = ["Swept", "check_speed", "check_table", "sweep", "sweep_in_memory", "write_table"]
+__all__ = ["ENCODER_HASH", "Swept", "check_speed", "check_table", "sweep", "sweep_in_memory", "write_table"]
 
+ENCODER_HASH = "encoder_hash"
+"""hash of the encoder's weights, among the attributes of a table"""
 _PART = 512
 """images per part: what an interruption can cost"""
 _TABLES = (".parquet", ".csv")
@@ -91,7 +94,7 @@ def sweep(
         ):
             table.to_parquet(parts / f"{start}.parquet")
             write_text(parts / f"{start}.rejects.json", json.dumps(rejected))  # last: with it the part counts as done
-    return _join(parts, starts, out)
+    return _join(parts, starts, out, encoder_hash=model.facts.weights_hash)
 
 
 def sweep_in_memory(
@@ -253,7 +256,7 @@ def _claim(parts: Path, plan: str) -> None:
     write_text(note, plan + "\n")
 
 
-def _join(parts: Path, starts: Sequence[int], out: Path) -> Swept:
+def _join(parts: Path, starts: Sequence[int], out: Path, *, encoder_hash: str) -> Swept:
     table = pd.concat([pd.read_parquet(parts / f"{start}.parquet") for start in starts], ignore_index=True)
     rejected = [one for start in starts for one in json.loads((parts / f"{start}.rejects.json").read_text("utf-8"))]
     if not len(table):
@@ -264,6 +267,7 @@ def _join(parts: Path, starts: Sequence[int], out: Path) -> Swept:
     if rejected:
         write_text(rejects, pd.DataFrame(rejected, columns=["file", "reason"]).to_csv(index=False))
         log.warning("%d of %d files could not be read: %s", len(rejected), len(rejected) + len(table), rejects)
+    table.attrs[ENCODER_HASH] = encoder_hash
     write_table(table, out)
     shutil.rmtree(parts)
     return Swept(len(table), len(rejected), str(out))
