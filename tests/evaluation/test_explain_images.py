@@ -57,6 +57,12 @@ def test_what_does_not_fit_together_is_refused(encoder_folder, tmp_path, options
     assert not (tmp_path / "out").exists()
 
 
+def test_a_batch_of_no_image_is_refused(scans: Path, encoder_folder, tmp_path):
+    with pytest.raises(PacxError, match="batch_size is 0"):
+        explain([str(scans)], encoder=str(encoder_folder), out=tmp_path / "out", batch_size=0)
+    assert not (tmp_path / "out").exists()
+
+
 def test_images_that_cannot_be_read_leave_no_finished_run(scans: Path, encoder_folder, tmp_path):
     with pytest.raises(PacxError, match="None of the 1 files"):
         explain([str(scans / "broken.png")], encoder=str(encoder_folder), out=tmp_path / "out")

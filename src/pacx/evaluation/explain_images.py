@@ -61,7 +61,9 @@ def explain_images(
             f"--start_layer {start_layer} was given; the encoder has {network.config.depth} blocks, from 0."
         )
     config = {"images": list(images), "encoder": encoder, "head_fusion": head_fusion, "start_layer": start_layer}
-    with open_run(out, command="explain", config={**config, "token": token}, overwrite=overwrite) as run:
+    with open_run(
+        out, command="explain", config={**config, "token": token, "batch_size": batch_size}, overwrite=overwrite
+    ) as run:
         label = name or encoder_name(encoder)
         run.read("encoder", path=encoder, name=label, hash=weights_hash(network))
         rejected: list[tuple[str, str]] = []
