@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +139,10 @@ def test_what_is_there_is_not_overwritten_unless_told_so(trained: Path, tmp_path
         ({"out": Path("model.bin")}, r"does not end in \.onnx"),
         ({"precision": "int8-static"}, "Give a --store"),
         ({"gallery": 5}, "--gallery 5"),
+        ({"name": "a b/c"}, r"'a b/c'; allowed: up to 200 letters, digits, and - _ \..* For instance: a-b-c\."),
+        ({"name": ".."}, "allowed: up to 200 letters"),
+        ({"name": ""}, "allowed: up to 200 letters"),
+        ({"name": "a" * 201}, "allowed: up to 200 letters"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(
@@ -144,6 +150,56 @@ def test_arguments_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(PacxError, match=message):
         export(str(trained), **{"out": tmp_path / "model.onnx", **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["a_b-c.2", "größe"])
+def test_names_of_letters_and_digits_are_taken(trained: Path, tmp_path: Path, name: str) -> None:
+    export(str(trained), out=tmp_path / "model.onnx", name=name)
+    assert OnnxModel(tmp_path / "model.onnx").facts.name == name
+
+
+def test_a_gallery_goes_with_the_model_that_is_replaced(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "model.onnx"
+    out.write_text("old")
+    gallery_path(out).write_text("old")
+    with monkeypatch.context() as patch:
+        patch.setitem(checks.LIMITS, "fp32", checks.Limit(1e-12, 1e-12, 1e-12))
+        with pytest.raises(PacxError, match="does not say what the trained one says"):
+            export(str(trained), out=out, overwrite=True)
+    assert (out.read_text(), gallery_path(out).read_text()) == ("old", "old")
+    export(str(trained), out=out, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    assert OnnxModel(out).facts.name == trained.name
+
+
+def test_a_gallery_without_its_model_is_not_overwritten_unless_told_so(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.onnx"
+    gallery_path(out).write_text("mine")
+    with pytest.raises(PacxError, match=r"gallery\.npz is there already"):
+        export(str(trained), out=out)
+    assert gallery_path(out).read_text() == "mine"
+
+
+def test_a_place_that_cannot_be_written_is_named_as_it_was_given(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "e.onnx"
+
+    def refuse(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(PacxError) as caught:
+        export(str(trained), out=out)
+    assert str(caught.value) == f"{out} cannot be written (No space left on device). Choose another --out."
+    assert not list(tmp_path.iterdir())
+    if not Path("/proc/self").is_dir():
+        return  # only Linux has such a folder
+    for place in ("/proc/e.onnx", "/proc/absent/e.onnx"):
+        with pytest.raises(PacxError, match=rf"^{place} cannot be written \(No such file or directory\)"):
+            export(str(trained), out=Path(place))
 
 
 @pytest.fixture(scope="module")

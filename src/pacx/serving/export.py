@@ -6,6 +6,8 @@ Nothing is written that was not compared with the trained network first, on imag
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +25,7 @@ from pacx.data.store import Store
 from pacx.errors import PacxError
 from pacx.preprocess import Preprocess
 from pacx.serving.checks import LIMITS, auroc_change, parity, refuse_difference, speed_ratio, store_batches
-from pacx.serving.facts import Precision
+from pacx.serving.facts import Precision, as_name
 from pacx.serving.gallery import gallery_path
 from pacx.serving.gallery_maker import make_gallery
 from pacx.serving.onnx_file import attention_on_request, reduce_precision, trace, with_facts
@@ -84,11 +86,11 @@ def export(
         attention: make the file able to say where the model looked.
         gallery: how many training images of --store to keep beside the file (OUT.gallery.npz: embedding, small picture,
             labels), so that a server can show the nearest known images. Only where these images may be shown.
-        name: how a server calls the model; taken from the folder if not given.
+        name: how a server calls the model: letters, digits, and - _ . between them; taken from the folder if not given.
         about: a sentence for its users.
         licence: of the weights.
         force: write int8 even if it is slower, worse, or could not be judged.
-        overwrite: replace the file if it is there.
+        overwrite: replace the file if it is there. Its gallery goes with it.
 
     Returns:
         path, bytes, and what was measured: parity, auroc_change, speed_ratio (fewer bits against fp32, here).
@@ -98,7 +100,7 @@ def export(
             worth it.
         MissingExtraError: the packages that write ONNX are not installed.
     """
-    _check(out, store=store, precision=precision, gallery=gallery, overwrite=overwrite)
+    _check(out, store=store, precision=precision, gallery=gallery, name=name, overwrite=overwrite)
     cohort = None if store is None else Store.open(store)
     trained = open_trained(source, encoder=encoder, name=name)
     trained = _with_attention(trained, attention)
@@ -113,8 +115,8 @@ def export(
     expected = trained.run(chosen.values, want=Answers._fields)
     calibration = _calibration(trained, cohort) if precision == "int8-static" else chosen.values
     result: dict[str, Any] = {}
-    with TemporaryDirectory(dir=_folder(out), prefix=f".{out.name}.") as folder:
-        draft, full = Path(folder) / "draft.onnx", Path(folder) / "full.onnx"
+    with _drafts(out) as folder:
+        draft, full, known = folder / "draft.onnx", folder / "full.onnx", folder / "gallery.npz"
         full.write_bytes(with_facts(attention_on_request(traced), facts))
         reduced = attention_on_request(reduce_precision(traced, precision, calibration))
         draft.write_bytes(with_facts(reduced, facts))
@@ -139,32 +141,52 @@ def export(
         draft.write_bytes(with_facts(reduced, facts))
         if gallery:
             assert cohort is not None, "is refused before"
-            make_gallery(OnnxModel(draft), cohort, num=gallery, path=Path(folder) / "gallery.npz")
-            (Path(folder) / "gallery.npz").replace(gallery_path(out))
+            make_gallery(OnnxModel(draft), cohort, num=gallery, path=known)
         draft.chmod(0o644)
         draft.replace(out)
+        _replace_gallery(gallery_path(out), known)
     size = out.stat().st_size
     _tell(out, size, facts.parity, chosen.source, result)
     return {"path": str(out), "bytes": size, "compared_on": chosen.source, "parity": facts.parity, **result}
 
 
-def _check(out: Path, *, store: Path | None, precision: Precision, gallery: int, overwrite: bool) -> None:
+def _check(
+    out: Path, *, store: Path | None, precision: Precision, gallery: int, name: str | None, overwrite: bool
+) -> None:
     if out.suffix.lower() != ".onnx":
         raise PacxError(f"{out} does not end in .onnx. Choose --out NAME.onnx.")
-    if out.exists() and not (overwrite and out.is_file()):
-        raise PacxError(f"{out} is there already. Choose another --out, or pass --overwrite true to replace it.")
+    for path in (out, gallery_path(out)):
+        if path.exists() and not (overwrite and path.is_file()):
+            raise PacxError(f"{path} is there already. Choose another --out, or pass --overwrite true to replace it.")
+    if name is not None and name != as_name(name):
+        raise PacxError(
+            f"Found --name {name!r}; allowed: up to 200 letters, digits, and - _ . between them. For instance: "
+            f"{as_name(name)}."
+        )
     if precision == "int8-static" and store is None:
         raise PacxError("int8-static finds its ranges on training images. Give a --store, or use --precision int8.")
     if gallery < 0 or (gallery and store is None):
         raise PacxError(f"Found --gallery {gallery}; a gallery is a number of training images of a --store.")
 
 
-def _folder(out: Path) -> Path:
+@contextmanager
+def _drafts(out: Path) -> Iterator[Path]:
+    """Make a folder beside the file for what is not finished; name the file, not this folder, if that fails."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=out.parent, prefix=".pacx-export.") as folder:
+            yield Path(folder)
     except OSError as error:
-        raise PacxError(f"{out.parent} cannot be made ({error.strerror}). Choose another --out.") from error
-    return out.parent
+        raise PacxError(f"{out} cannot be written ({error.strerror or error}). Choose another --out.") from error
+
+
+def _replace_gallery(path: Path, made: Path) -> None:
+    """Put the new gallery beside the new model, or take away the one of the model before."""
+    if made.exists():
+        made.replace(path)
+    elif path.exists():
+        path.unlink()
+        log.info("export: %s, of the model that was here, is removed", path)
 
 
 def _with_attention(trained: TorchModel, attention: bool) -> TorchModel:

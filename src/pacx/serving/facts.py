@@ -15,16 +15,23 @@ from pacx.errors import PacxError
 from pacx.preprocess import Preprocess
 from pacx.readout import Readout
 
-__all__ = ["INTENDED_USE", "METADATA_KEY", "WANT_ATTENTION", "ModelFacts", "Precision"]
+__all__ = ["INTENDED_USE", "METADATA_KEY", "WANT_ATTENTION", "ModelFacts", "Precision", "as_name"]
 
 METADATA_KEY = "pacx"
 WANT_ATTENTION = "want_attention"
 """input of the graph, true unless it is fed: whether to compute the output `attention`"""
 INTENDED_USE = "Research use only. Not a medical device."
 _FORMAT = "pacx-onnx-1"
+_LONGEST_NAME = 200
 
 Precision = Literal["fp32", "fp16", "int8", "int8-static"]
 """Numbers that the weights are kept in: int8 rounds activations as they come, int8-static by ranges found before."""
+
+
+def as_name(text: str) -> str:
+    """Make a model's name of any text: letters, digits, and - _ . between them, so that it fits into an address."""
+    kept = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in text)
+    return kept.strip("-.")[:_LONGEST_NAME].rstrip("-.") or "model"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pacx import __version__
 from pacx.errors import PacxError
 from pacx.models.encoder import Encoder, load_encoder, weights_hash
 from pacx.models.readout_head import ReadoutHead, find_head, load_head
-from pacx.serving.facts import ModelFacts
+from pacx.serving.facts import ModelFacts, as_name
 from pacx.serving.network import ExportNetwork
 from pacx.serving.runtime import Answers
 from pacx.shipped import PREFIX, shipped_folder
@@ -95,7 +95,7 @@ def _beside(folder: Path) -> str | None:
 def _name(source: str) -> str:
     path = Path(source).absolute()
     named = path.parent.name if path.name in {"encoder", "head"} else path.name
-    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in named).strip("-.") or "model"
+    return as_name(named)
 
 
 def _about(head: ReadoutHead | None) -> str:
