@@ -6,6 +6,8 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,9 @@ from pacx.serving.api import create_app
 from pacx.serving.export import export
 from pacx.serving.gallery import gallery_path
 from pacx.serving.limits import Limits
-from pacx.serving.problems import MEDIA_TYPE
+from pacx.serving.problems import MEDIA_TYPE, Problem
 from pacx.serving.runtime import OnnxModel
+from pacx.serving.uploads import Uploads
 
 TOKEN = "a-token-that-is-long-enough"
 SMALL = Limits(max_bytes=20_000, max_pixels=100_000, max_files=3, decoders=1, body_seconds=1.0)
@@ -189,7 +192,9 @@ class TestFaults:
         assert "secret-name" not in json.dumps(problem)
 
     def test_a_damaged_image_is_422(self, client: TestClient) -> None:
-        assert fault(client.post("/v1/predict", **form(png()[:300])), 422, "unreadable")["file"] == 0
+        problem = fault(client.post("/v1/predict", **form(png()[:300])), 422, "unreadable")
+        assert problem["file"] == 0
+        assert problem["detail"].endswith("damaged, truncated or of a kind that is not supported.")
 
     def test_too_many_pixels_by_the_header_are_413(self, client: TestClient) -> None:
         problem = fault(client.post("/v1/predict", **form(png(np.zeros((500, 500), np.uint8)))), 413, "too-large")
@@ -203,15 +208,55 @@ class TestFaults:
         declared = {"content-type": "image/png", "content-length": "99999999999"}
         assert fault(client.post("/v1/predict", content=b"", headers=declared), 413, "too-large")
 
+    @pytest.mark.parametrize(
+        ("most", "words"),
+        [(500, "500 bytes."), (50_000, "50,000 bytes (48.8 KiB)."), (64 * 2**20, "67,108,864 bytes (64 MiB).")],
+    )
+    def test_the_most_bytes_are_said_in_a_fitting_unit(self, most: int, words: str) -> None:
+        with pytest.raises(Problem) as caught:
+            Uploads(Limits(max_bytes=most))._checked(bytes(most + 1), 0)
+        assert caught.value.detail == f"A file may have up to {words}"
+
     def test_too_many_files_are_413(self, client: TestClient) -> None:
         assert "At most 3" in fault(client.post("/v1/predict", **form(*[png()] * 4)), 413, "too-many-files")["detail"]
 
     def test_one_file_alone_is_rendered(self, client: TestClient) -> None:
         assert fault(client.post("/v1/render", **form(png(), png())), 413, "too-many-files")
 
-    @pytest.mark.parametrize("files", [{"files": [("other", b"x")]}, {"files": [("file", b"")]}])
-    def test_a_form_without_an_image_is_422(self, client: TestClient, files: dict[str, Any]) -> None:
-        assert fault(client.post("/v1/predict", **files), 422, "no-file")
+    def test_a_form_without_an_image_is_422(self, client: TestClient) -> None:
+        assert fault(client.post("/v1/predict", files={"file": b""}), 422, "no-file")
+
+    @pytest.mark.parametrize("name", ["model", "other", "files", "n\u00f6"])
+    def test_a_form_field_that_is_not_known_is_422_and_named(self, client: TestClient, name: str) -> None:
+        problem = fault(client.post("/v1/predict", data={name: "second"}, **form(png())), 422, "unknown-field")
+        assert f"called '{name}'" in problem["detail"]
+        assert "allowed: parts called `file`" in problem["detail"]
+        assert "?model=NAME" in problem["detail"]
+        assert "second" not in problem["detail"]
+
+    def test_a_part_without_a_name_is_422(self, client: TestClient) -> None:
+        body = b"--b\r\nContent-Type: image/png\r\n\r\nx\r\n--b--\r\n"
+        kind = {"content-type": "multipart/form-data; boundary=b"}
+        assert fault(client.post("/v1/predict", content=body, headers=kind), 422, "unknown-field")
+
+    @pytest.mark.parametrize("place", ["predict", "features", "explain", "render"])
+    def test_a_query_parameter_that_is_not_known_is_422_and_named(self, client: TestClient, place: str) -> None:
+        problem = fault(client.post(f"/v1/{place}?Model=second", **form(png())), 422, "unknown-parameter")
+        assert "'Model'" in problem["detail"]
+        assert ("allowed: none" if place == "render" else "allowed: `model`") in problem["detail"]
+        assert fault(client.get("/v1/models?x"), 422, "unknown-parameter")
+        assert fault(client.get("/v1/models/first/neighbours/0.png?size=9"), 422, "unknown-parameter")
+
+    def test_two_models_cannot_be_named(self, client: TestClient) -> None:
+        assert fault(client.post("/v1/predict?model=first&model=second", **form(png())), 422, "unknown-parameter")
+
+    def test_an_array_is_told_what_the_server_takes(self, client: TestClient) -> None:
+        stream = BytesIO()
+        np.save(stream, draw())
+        detail = fault(client.post("/v1/predict", **form(stream.getvalue())), 415, "unknown-format")["detail"]
+        assert "NumPy" in detail
+        assert "DICOM, PNG, JPEG and TIFF" in detail
+        assert "::" not in detail
 
     def test_an_empty_body_is_422(self, client: TestClient) -> None:
         assert fault(client.post("/v1/predict", content=b"", headers={"content-type": "image/png"}), 422, "no-file")
@@ -329,6 +374,7 @@ def guarded(models: list[Path]) -> Iterator[TestClient]:
         [OnnxModel(models[0])], limits=Limits(decoders=1), tokens=[TOKEN, TOKEN + "-2"], hosts=["testserver"]
     )
     with TestClient(app) as client:
+        _wait_until_ready(client)
         yield client
 
 
@@ -351,6 +397,53 @@ class TestSecurity:
         assert fault(guarded.get("/healthz", headers={"origin": "https://evil.example"}), 403, "other-origin")
         assert guarded.get("/healthz", headers={"origin": "http://testserver"}).status_code == 200
 
+    @pytest.mark.parametrize(
+        ("headers", "status"),
+        [
+            ({}, 401),
+            ({"authorization": f"Bearer {TOKEN}-wrong"}, 401),
+            ({"origin": "https://evil.example"}, 403),
+            ({"host": "evil.example"}, 400),
+        ],
+    )
+    def test_what_is_refused_is_logged_and_counted(
+        self, guarded: TestClient, caplog: pytest.LogCaptureFixture, headers: dict[str, str], status: int
+    ) -> None:
+        with caplog.at_level("INFO", logger="pacx"):
+            guarded.post("/v1/predict?model=DOE", headers=headers, **form(png()))
+            guarded.get("/v1/models/DOE/neighbours/7.png", headers=headers)
+            guarded.get("/DOE", headers=headers)
+        lines = [record.getMessage().rsplit(" ", 2)[0] for record in caplog.records if record.name == "pacx"]
+        assert lines == [
+            f"POST /v1/predict {status}",
+            f"GET /v1/models/{{name}}/neighbours/{{number}}.png {status}",
+            f"GET other {404 if status == 401 else status}",
+        ]
+        for secret in (TOKEN, "evil", "DOE", "secret-name"):
+            assert secret not in caplog.text
+        counters = guarded.get("/metrics", headers={"authorization": f"Bearer {TOKEN}"}).text
+        assert f'pacx_requests_total{{path="/v1/predict",status="{status}"}}' in counters
+
+    @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/", "/v1/models", "/metrics", "/page/app.js"])
+    def test_head_is_answered_as_get_without_a_body(self, guarded: TestClient, path: str) -> None:
+        token = {"authorization": f"Bearer {TOKEN}"}
+        head, get = guarded.head(path, headers=token), guarded.get(path, headers=token)
+        assert (head.status_code, head.content) == (200, b"")
+        if path == "/metrics":  # which counts its own requests
+            get.headers["content-length"] = head.headers["content-length"]
+        assert head.headers == get.headers
+        assert guarded.head(path).status_code == guarded.get(path).status_code
+        assert guarded.head(path, headers={"host": "evil.example"}).status_code == 400
+
+    def test_head_is_among_the_methods_that_are_allowed(self, client: TestClient) -> None:
+        answer = client.delete("/healthz")
+        assert fault(answer, 405, "method-not-allowed")
+        assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
+        assert fault(client.get("/v1/predict"), 405, "method-not-allowed")
+        assert client.head("/v1/predict").status_code == 405
+        described = client.get("/openapi.json").json()["paths"]
+        assert set(described["/healthz"]) == {"get"}
+
     @pytest.mark.parametrize("path", ["/", "/page/app.js", "/v1/models", "/healthz", "/nothing"])
     def test_every_answer_has_the_headers(self, client: TestClient, path: str) -> None:
         headers = client.get(path).headers
@@ -367,6 +460,20 @@ class TestSecurity:
         for secret in ("DOE", "JANE", "12345-67", "secret-name"):
             assert secret not in caplog.text
             assert secret not in answer.text
+
+
+@pytest.mark.parametrize("name", ["a b/c", "50 %", "x?y#z", "größe"])
+def test_links_hold_for_any_name_that_a_file_may_have(models: list[Path], name: str) -> None:
+    opened = OnnxModel(models[0])
+    opened.facts = replace(opened.facts, name=name)
+    with TestClient(create_app([opened], limits=Limits(decoders=1))) as client:
+        _wait_until_ready(client)
+        answer = client.post("/v1/explain", params={"model": name}, **form(png(seed=4)))
+        (result,) = answer.json()["results"]
+        link = result["neighbours"][0]["thumbnail"]
+        assert link.isascii()
+        assert " " not in link
+        assert client.get(link).headers["content-type"] == "image/png"
 
 
 def test_two_models_of_one_name_are_refused(models: list[Path]) -> None:

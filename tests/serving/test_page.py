@@ -247,6 +247,22 @@ def test_a_telephone_never_scrolls_sideways(page: Page) -> None:
     assert page.evaluate(too_wide) == 0
 
 
+@pytest.mark.parametrize(("most", "words"), [(2048, "may have up to 2 KiB"), (2**20, "may have up to 1 MiB")])
+def test_a_file_that_is_too_large_is_refused_before_it_is_sent(page: Page, most: int, words: str) -> None:
+    def bound(route: Route) -> None:
+        answer = route.fetch()
+        content = answer.json()
+        content["limits"]["max_bytes"] = most
+        route.fulfill(response=answer, json=content)
+
+    page.route("**/v1/models", bound)
+    page.reload()
+    page.set_input_files("#file", {**PNG, "buffer": PNG["buffer"] + bytes(2**20)})
+    alert = page.get_by_role("alert")
+    alert.wait_for()
+    assert words in alert.inner_text()
+
+
 def test_a_late_answer_does_not_replace_a_newer_one(page: Page) -> None:
     from playwright.sync_api import Error
 

@@ -151,7 +151,10 @@ def _identify(data: bytes) -> str:
     if data.startswith(_BARE_DICOM):
         return "DICOM"
     if data.startswith(b"\x93NUMPY"):
-        raise UnknownFormatError("It is a NumPy array. Name one of its rows, as in FILE.npy::17 for row 17.")
+        raise UnknownFormatError(
+            "It is a NumPy array. Name one of its rows, as in FILE.npy::17 for row 17.",
+            public="It is a NumPy array. Allowed: DICOM, PNG, JPEG and TIFF, told by their content.",
+        )
     start = data[:16]
     seen = (
         f"the text {start.decode('ascii')!r}"

@@ -148,9 +148,8 @@ def refuse_damage(what: str) -> Iterator[None]:
         # Libraries quote the value that they stumble over, and that may be a patient's name out of the header.
         reason = printable(_QUOTED.sub("…", str(error)), longest=300)
         reason = reason if reason.strip("… ") else type(error).__name__
-        raise ImageError(
-            f"{what}: the file is damaged, truncated or of a kind that is not supported ({reason}).", quoted=reason
-        ) from error
+        told = f"{what}: the file is damaged, truncated or of a kind that is not supported"
+        raise ImageError(f"{told} ({reason}).", public=f"{told}.") from error
 
 
 def printable(text: str, *, longest: int) -> str:

@@ -11,17 +11,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Query
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Route
 
 from pacx import __version__
 from pacx.errors import PacxError
 from pacx.serving.facts import INTENDED_USE
 from pacx.serving.limits import Limits
+from pacx.serving.parameters import only
 from pacx.serving.problems import Problem, on_http_error, on_problem
 from pacx.serving.runtime import OnnxModel
 from pacx.serving.schemas import (
@@ -84,15 +87,18 @@ def create_app(
     _add_answers(app, service)
     _add_state(app, service)
     _add_page(app)
-    _describe_problems(app)
-    app.middleware("http")(_counting(service))
+    _describe(app)
+    _answer_head(app)
     app.add_middleware(Guard, tokens=tokens, hosts=hosts)
+    app.middleware("http")(_counting(app, service))  # around the guard: what it refuses is counted and logged too
     return app
 
 
 def _add_answers(app: FastAPI, service: Service) -> None:
     name = Query(None, alias="model", max_length=200, description="which model; the first one if not given")
-    common: dict[str, Any] = {"responses": problems(*_UPLOAD_FAULTS), "openapi_extra": upload()}
+    common: dict[str, Any] = {
+        "responses": problems(*_UPLOAD_FAULTS), "openapi_extra": upload(), "dependencies": [only("model")],
+    }  # fmt: skip
 
     @app.post("/v1/predict", response_model=Predictions, summary="Calibrated probabilities", **common)
     async def predict(request: Request, model: str | None = name) -> Response:
@@ -126,7 +132,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
             },
             **problems(*_UPLOAD_FAULTS),
         },
-        openapi_extra=upload(several=False),
+        openapi_extra=upload(several=False), dependencies=[only()],
     )  # fmt: skip
     async def render(request: Request) -> Response:
         found = await service.render(request, _PICTURE_EDGE)
@@ -143,7 +149,10 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 
 
 def _add_state(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/models", response_model=Models, summary="Model cards", responses=problems(400, 401, 403, 405))
+    @app.get(
+        "/v1/models", response_model=Models, summary="Model cards", responses=problems(400, 401, 403, 405, 422),
+        dependencies=[only()],
+    )  # fmt: skip
     async def models() -> Response:
         limits = service.limits
         return JSONResponse(
@@ -154,11 +163,13 @@ def _add_state(app: FastAPI, service: Service) -> None:
         )
 
     @app.get(
-        "/v1/models/{name}/neighbours/{number}.png", summary="A known image, small", response_class=Response,
+        # A path: files of earlier versions may hold names with a slash, which arrives decoded.
+        "/v1/models/{name:path}/neighbours/{number}.png", summary="A known image, small", response_class=Response,
         responses={
             200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}, "description": "PNG"},
             **problems(*_OTHER_FAULTS),
         },
+        dependencies=[only()],
     )  # fmt: skip
     async def neighbour(name: str, number: int) -> Response:
         gallery = service.model(name).gallery
@@ -229,7 +240,7 @@ def _explained(served: ServedModel, one: Answered) -> dict[str, Any]:
             {
                 "id": near.image_id,
                 "similarity": round(near.similarity, 6),
-                "thumbnail": f"/v1/models/{served.name}/neighbours/{near.row}.png",
+                "thumbnail": f"/v1/models/{quote(served.name, safe='')}/neighbours/{near.row}.png",
                 "labels": near.labels,
             }
             for near in served.neighbours(one.answers)
@@ -280,12 +291,11 @@ def _drain_first(service: Service) -> None:
                 return  # not the main thread, as in tests: nobody sends signals here
 
 
-def _counting(service: Service) -> Any:
+def _counting(app: FastAPI, service: Service) -> Any:
     async def count(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         start = time.perf_counter()
         response = await call_next(request)
-        route = request.scope.get("route")
-        path = getattr(route, "path", "other")  # the pattern, so that nobody can make counters without end
+        path = _place(app, request)
         seconds = time.perf_counter() - start
         service.metrics.requests.labels(path, str(response.status_code)).inc()
         service.metrics.seconds.labels(path).observe(seconds)
@@ -295,19 +305,33 @@ def _counting(service: Service) -> Any:
     return count
 
 
-def _describe_problems(app: FastAPI) -> None:
-    """Put the problem's schema into the OpenAPI description, in the place of the framework's own."""
-    plain = app.openapi
+def _place(app: FastAPI, request: Request) -> str:
+    """Return the pattern of the place, so that nobody can make counters without end, or put words into the log."""
+    route = request.scope.get("route")
+    if route is None:  # refused before it was looked for
+        matching = (one for one in app.routes if one.matches(request.scope)[0] is not Match.NONE)
+        route = next(matching, None)
+    return getattr(route, "path_format", "other")
 
-    def described() -> dict[str, Any]:
-        content = plain()
-        schemas = content["components"]["schemas"]
-        schemas["ProblemAnswer"] = ProblemAnswer.model_json_schema()
-        for name in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(name, None)
-        return content
 
-    app.openapi = described  # type: ignore[method-assign]
+def _describe(app: FastAPI) -> None:
+    """Make the OpenAPI description, with the problem's schema in the place of the framework's own."""
+    content = app.openapi()
+    schemas = content["components"]["schemas"]
+    schemas["ProblemAnswer"] = ProblemAnswer.model_json_schema()
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    app.openapi = lambda: content  # type: ignore[method-assign]
+
+
+def _answer_head(app: FastAPI) -> None:
+    """Answer HEAD as GET, for `curl -I` and load balancers; whoever sends the answer leaves the body out.
+
+    After the description is made, which would otherwise have every GET twice, under one name.
+    """
+    for route in app.routes:
+        if isinstance(route, Route) and route.methods and "GET" in route.methods:
+            route.methods.add("HEAD")
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:

@@ -152,7 +152,7 @@ _WHAT = {
     408: "the body came too slowly",
     413: "too many bytes, pixels or files",
     415: "not an image of a known format",
-    422: "a damaged image, no file, or a wrong parameter",
+    422: "a damaged image, no file, or a parameter or form field that is wrong or unknown",
     429: "busy; Retry-After says when to come back",
     503: "not ready, stopping, or timed out; Retry-After says when to come back",
 }
@@ -175,7 +175,12 @@ def upload(*, several: bool = True) -> dict[str, Any]:
             "required": True,
             "content": {
                 "multipart/form-data": {
-                    "schema": {"type": "object", "properties": {"file": form}, "required": ["file"]}
+                    "schema": {
+                        "type": "object",
+                        "properties": {"file": form},
+                        "required": ["file"],
+                        "additionalProperties": False,
+                    }
                 },
                 **dict.fromkeys(bare, binary),
             },

@@ -12,6 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from pacx.data.pixels import printable
 from pacx.serving.limits import Limits
 from pacx.serving.problems import Problem, busy
 
@@ -132,6 +133,8 @@ class Uploads:
             raise _malformed("The form's parts cannot be told apart.") from error
         if not form.ended:
             raise _malformed("The form breaks off before its end.")
+        if form.unknown is not None:
+            raise _unknown_field(form.unknown)
         if not form.files:
             raise _no_file()
         return [self._checked(bytes(file), number) for number, file in enumerate(form.files)]
@@ -148,13 +151,16 @@ class Uploads:
 
 
 class _Form:
-    """Collects the parts called `file`; everything else is counted and thrown away."""
+    """Collects the parts called `file`; of all others the first one's name is kept."""
 
     def __init__(self, *, most: int, max_bytes: int) -> None:
         self.most, self.max_bytes = most, max_bytes
         self.files: list[bytearray] = []
         self.ended = False
         self.problem: Problem | None = None
+        self.unknown: bytes | None = None
+        """told of at the form's end: who is still sending might not see the answer"""
+        self._name = b""
         self._header = bytearray()
         self._value = bytearray()
         self._wanted = False
@@ -165,12 +171,13 @@ class _Form:
             "on_header_field": self._on_header_field,
             "on_header_value": self._on_header_value,
             "on_header_end": self._on_header_end,
+            "on_headers_finished": self._on_headers_finished,
             "on_part_data": self._on_data,
             "on_end": self._end,
         }
 
     def _begin(self) -> None:
-        self._wanted = False
+        self._wanted, self._name = False, b""
         self._header.clear()
         self._value.clear()
 
@@ -185,15 +192,20 @@ class _Form:
     def _on_header_end(self) -> None:
         if self._header.lower() == b"content-disposition":
             _, options = parse_options_header(bytes(self._value))
-            if options.get(b"name") == _FIELD:
-                self._wanted = True
-                if len(self.files) == self.most:
-                    self.problem = Problem(
-                        413, "too-many-files", "There are too many files.", f"At most {self.most} may come together."
-                    )
-                self.files.append(bytearray())
+            self._name = options.get(b"name", b"")
         self._header.clear()
         self._value.clear()
+
+    def _on_headers_finished(self) -> None:
+        self._wanted = self._name == _FIELD
+        if not self._wanted:
+            self.unknown = self._name if self.unknown is None else self.unknown
+            return
+        if len(self.files) == self.most:
+            self.problem = Problem(
+                413, "too-many-files", "There are too many files.", f"At most {self.most} may come together."
+            )
+        self.files.append(bytearray())
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
         if not self._wanted or self.problem:
@@ -207,9 +219,19 @@ class _Form:
 
 
 def _too_large(most: int, number: int | None) -> Problem:
+    return Problem(413, "too-large", "The file is too large.", f"A file may have up to {_in_words(most)}.", file=number)
+
+
+def _in_words(num_bytes: int) -> str:
+    unit, name = (2**20, "MiB") if num_bytes >= 2**20 else (2**10, "KiB")
+    return f"{num_bytes:,} bytes" + (f" ({round(num_bytes / unit, 1):g} {name})" if num_bytes >= unit else "")
+
+
+def _unknown_field(name: bytes) -> Problem:
+    found = printable(name.decode("utf-8", "replace"), longest=40)
     return Problem(
-        413, "too-large", "The file is too large.", f"A file may have up to {most:,} bytes ({most / 2**20:.0f} MiB).",
-        file=number,
+        422, "unknown-field", "A part of the form is not known.",
+        f"Found a part called {found!r}; allowed: parts called `file`. A model is named in the address: ?model=NAME.",
     )  # fmt: skip
 
 

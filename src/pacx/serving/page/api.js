@@ -33,9 +33,9 @@ export async function explain(file, { model, signal }) {
 }
 
 // The gray image: { pixels: Uint16Array, width, height, sourceWidth, sourceHeight }.
-export async function render(file, { model, signal }) {
+export async function render(file, { signal }) {
   refuseTooLarge(file);
-  return ask(place("/v1/render", model), upload(file, signal), async (response) => {
+  return ask("/v1/render", upload(file, signal), async (response) => {
     const number = (name) => Number(response.headers.get(name));
     const [width, height] = [number("X-Image-Width"), number("X-Image-Height")];
     const bytes = await response.arrayBuffer();
@@ -51,8 +51,10 @@ export async function render(file, { model, signal }) {
 // Nobody should wait for an upload that is refused at its end.
 function refuseTooLarge(file) {
   if (file.size <= mostBytes) return;
-  const [found, allowed] = [file.size, mostBytes].map((bytes) => Math.ceil(bytes / 2 ** 20));
-  throw new Problem({ status: 413, detail: `It has ${found} MiB; a file may have up to ${allowed} MiB.` });
+  const [unit, name] = mostBytes < 2 ** 20 ? [2 ** 10, "KiB"] : [2 ** 20, "MiB"];
+  const found = Math.ceil((10 * file.size) / unit) / 10; // up and down, so that the two never look the same
+  const allowed = Math.floor((10 * mostBytes) / unit) / 10;
+  throw new Problem({ status: 413, detail: `It has ${found} ${name}; a file may have up to ${allowed} ${name}.` });
 }
 
 // Thumbnails want the token too, which an <img src> cannot send.
