@@ -19,6 +19,7 @@ from tests.serving.models import GRID, SIZE, draw, png, save_classifier
 pytest.importorskip("onnx")
 pytest.importorskip("fastapi")
 
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from pacx.data.images import read_cxr
@@ -215,6 +216,7 @@ class TestFaults:
     def test_the_most_bytes_are_said_in_a_fitting_unit(self, most: int, words: str) -> None:
         with pytest.raises(Problem) as caught:
             Uploads(Limits(max_bytes=most))._checked(bytes(most + 1), 0)
+
         assert caught.value.detail == f"A file may have up to {words}"
 
     def test_too_many_files_are_413(self, client: TestClient) -> None:
@@ -499,3 +501,17 @@ def test_the_description_names_every_fault(client: TestClient) -> None:
         assert "multipart/form-data" in post["requestBody"]["content"]
     assert "ProblemAnswer" in described["components"]["schemas"]
     assert "HTTPValidationError" not in described["components"]["schemas"]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_body_that_is_too_large_is_read_to_its_end_and_not_beyond(whole: bool) -> None:
+    messages = [{"type": "http.request", "body": bytes(60_000), "more_body": not whole}]
+    messages += [] if whole else [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> dict[str, object]:
+        return messages.pop(0)  # fails where more is asked for than there is
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"image/png")]}
+    with pytest.raises(Problem, match="up to 20,000 bytes"):
+        asyncio.run(Uploads(SMALL).read(Request(scope, receive)))
+    assert not messages

@@ -100,7 +100,7 @@ class Uploads:
     async def _stream(self, request: Request, room: int) -> AsyncIterator[bytes]:
         """Yield the body; what one request has sent counts as held until the request ends."""
         received = 0
-        async for chunk in request.stream():
+        async for chunk in _chunks(request):
             received += len(chunk)
             if received > room:
                 raise self._too_large(None)
@@ -246,8 +246,20 @@ def _no_file(number: int | None = None) -> Problem:
     )  # fmt: skip
 
 
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    """Yield the body, and note when it has ended."""
+    while not getattr(request.state, "whole", False):
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        request.state.whole = not message.get("more_body", False)
+        yield message.get("body", b"")
+
+
 async def _swallow(request: Request) -> None:
     """Read on for a moment: who is still sending when the connection closes may never see the answer."""
+    if getattr(request.state, "whole", False):
+        return
     end, received = time.monotonic() + _SWALLOW_SECONDS, 0
     try:
         async with asyncio.timeout(_SWALLOW_SECONDS):
