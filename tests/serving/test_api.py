@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -515,3 +516,22 @@ def test_a_body_that_is_too_large_is_read_to_its_end_and_not_beyond(whole: bool)
     with pytest.raises(Problem, match="up to 20,000 bytes"):
         asyncio.run(Uploads(SMALL).read(Request(scope, receive)))
     assert not messages
+
+
+def test_a_bug_is_answered_guarded_counted_and_logged_without_the_address(
+    models: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("never meant to happen")
+
+    with TestClient(create_app([OnnxModel(models[0])], limits=SMALL), raise_server_exceptions=False) as client:
+        _wait_until_ready(client)
+        monkeypatch.setattr("pacx.serving.api._card", fail)
+        caplog.set_level("INFO", logger="pacx")
+        answer = client.get("/v1/models")
+        counters = client.get("/metrics").text
+    assert fault(answer, 500, "bug")["title"] == "The server failed."
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert re.search(r'path="/v1/models",status="500"\} 1\.0', counters)
+    assert "never meant to happen" in caplog.text
+    assert re.search(r"GET /v1/models 500 \d+ ms", caplog.text)

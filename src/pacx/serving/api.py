@@ -83,7 +83,6 @@ def create_app(
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(ClientDisconnect, _on_gone)
-    app.add_exception_handler(Exception, _on_bug)
     _add_answers(app, service)
     _add_state(app, service)
     _add_page(app)
@@ -346,8 +345,3 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 async def _on_gone(request: Request, error: Exception) -> Response:
     del request, error
     return Problem(400, "gone", "The client has gone away.", "The body broke off.").response()
-
-
-async def _on_bug(request: Request, error: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return Problem(500, "bug", "The server failed.", "This is a bug of pacx, not of the request.").response()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import logging
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pacx.serving.problems import Problem
 
 __all__ = ["LOOPBACK", "Guard"]
+
+log = logging.getLogger("pacx")
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _GUARDED = ("/v1/", "/metrics", "/openapi.json")
@@ -30,7 +33,7 @@ _HEADERS = {
 
 
 class Guard:
-    """Checks host, origin and token of every request, and sets the security headers of every answer.
+    """Checks host, origin and token of every request, sets the security headers of every answer, and answers for bugs.
 
     * **Host**: on loopback, only loopback's names are answered. A page from elsewhere whose name was made to point
       here (DNS rebinding) sends its own.
@@ -56,8 +59,12 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
+        begun = False
+
         async def send_guarded(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers[name] = value
@@ -70,7 +77,14 @@ class Guard:
         except Problem as problem:
             await problem.response()(scope, receive, send_guarded)
             return
-        await self.app(scope, receive, send_guarded)
+        try:
+            await self.app(scope, receive, send_guarded)
+        except Exception:  # a bug; the framework would answer without the headers, uncounted
+            if begun:
+                raise
+            log.exception("a request failed")
+            bug = Problem(500, "bug", "The server failed.", "This is a bug of pacx, not of the request.")
+            await bug.response()(scope, receive, send_guarded)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
