@@ -54,7 +54,7 @@ def arm_groups(part: Mapping[str, Any]) -> list[Record]:
 
 def made_of(arm: Mapping[str, Any]) -> str:
     """Say how many runs stand behind an arm, and if they were fine-tuned."""
-    return ", ".join([_num_runs(arm), *(["fine-tuned"] if arm["fine_tuned"] else [])])
+    return ", ".join([_num_runs(arm), *(["fine-tuned"] if arm.get("fine_tuned") else [])])
 
 
 def _num_runs(arm: Mapping[str, Any]) -> str:
