@@ -125,7 +125,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "Centring the embeddings of mean cosine .95 gives that back (physiology, all labels, against mean cosine 0)",
-        "no difference", "teachers/report-regression", "group_differences",
+        "not lower", "teachers/report-regression", "group_differences",
         _probe("regression-centred", "physiology", 1.0),
     ),
     Claim(

@@ -133,13 +133,14 @@ def _pairs(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _teachers(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.8), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(7.8, 2.9), sharey=True, width_ratios=[4, 6.5])
     noisy = {"pacx": "0", "noise-0.5": "0.5", "noise-1": "1", "noise-2": "2"}
     alike = {f"regression-{one}": one for one in ("0", "0.43", "0.8", "0.95")}
     _columns(axes[0], rows, noisy, "physiology", "both losses, minus MAE")
     axes[0].set_xlabel("noise in the teachers, standard deviations")
-    others = {"regression-centred": "0.95,\ncentred", "contrastive": "0.95,\ncontrastive"}
-    _columns(axes[1], rows, {**alike, **others}, "physiology", "regression alone, minus MAE")
+    others = {"regression-centred": "0.95,\ncentred", "contrastive": "0.95,\ncontrast"}
+    _columns(axes[1], rows, {**alike, **others}, "physiology", "regression alone (last: contrast alone), minus MAE")
     axes[1].set_xlabel("mean cosine of two patients' embeddings")
-    axes[0].legend(**_LEGEND)
+    axes[0].set_ylim(bottom=-0.07)  # room for the legend, away from the points
+    axes[0].legend(title="share of the labels", ncols=3, loc="lower left", frameon=False, columnspacing=0.8)
     _save(figure, path)
