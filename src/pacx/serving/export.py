@@ -28,7 +28,8 @@ from pacx.serving.checks import LIMITS, auroc_change, parity, refuse_difference,
 from pacx.serving.facts import Precision, as_name
 from pacx.serving.gallery import gallery_path
 from pacx.serving.gallery_maker import make_gallery
-from pacx.serving.onnx_file import attention_on_request, reduce_precision, trace, with_facts
+from pacx.serving.onnx_file import reduce_precision, trace, with_facts
+from pacx.serving.optional_attention import attention_on_request
 from pacx.serving.runtime import Answers, OnnxModel
 from pacx.serving.torch_model import TorchModel, open_trained
 
