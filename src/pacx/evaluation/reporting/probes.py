@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -107,7 +107,7 @@ def headline_labels(scores: Sequence[Record]) -> dict[str, str]:
 def _describe(probes: StoreProbes, *, baseline: str | None) -> Record:
     part: Record = {
         "store": probes.store,
-        "protocol": next(iter(probes.protocols.values())),
+        "protocol": _first_protocol(probes.protocols),
         "protocols": probes.protocols,
         "scores": probes.scores,
         "differences": [],
@@ -124,6 +124,14 @@ def _describe(probes: StoreProbes, *, baseline: str | None) -> Record:
             if label != baseline:
                 _compare(part, probes, label, baseline)
     return part
+
+
+def _first_protocol(protocols: Mapping[str, Record]) -> Record:
+    """Return how the first probed encoder was judged, or the first of all where none was probed.
+
+    Runs come in the order in which they began, to the second, which alone must not decide between the two.
+    """
+    return next((one for one in protocols.values() if not is_fine_tuning(one)), next(iter(protocols.values())))
 
 
 def _compare(part: Record, probes: StoreProbes, label: str, baseline: str) -> None:
