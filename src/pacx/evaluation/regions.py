@@ -4,7 +4,8 @@
   preference scores, and the difference of the two (`excess`).
 * A mask is averaged over each patch, so patches on its border count in part.
 * Regions are the store's masks. `outside` is what none of them covers: outside the body, in a store with a mask of the
-  body, and otherwise outside of heart and lungs, which is a good part of the body too. No body is guessed from pixels.
+  body as the simulator draws it, and otherwise outside of heart and lungs, which is a good part of the body too. No
+  body is guessed from pixels.
 """
 
 from __future__ import annotations

@@ -140,9 +140,9 @@ def test_a_beam_from_half_the_distance_magnifies_as_similar_triangles_say() -> N
 
 def test_an_image_has_the_promised_shape_type_and_range() -> None:
     image = shoot()
-    assert image.pixels.shape == image.lungs.shape == image.heart.shape == (SIZE, SIZE)
+    assert image.pixels.shape == image.lungs.shape == image.heart.shape == image.body.shape == (SIZE, SIZE)
     assert image.pixels.dtype == np.float32
-    assert image.lungs.dtype == image.heart.dtype == bool
+    assert image.lungs.dtype == image.heart.dtype == image.body.dtype == bool
     assert image.pixels.min() >= 0
     assert image.pixels.max() <= 1
 
@@ -202,20 +202,33 @@ def test_no_lung_lies_below_the_costophrenic_angles() -> None:
         assert sizes.sum() - np.sort(sizes)[-2:].sum() < 0.01 * sizes.sum(), count
 
 
-def test_both_masks_lie_inside_the_body() -> None:
+def test_heart_and_lungs_lie_inside_the_trunk_and_the_trunk_inside_the_body() -> None:
     beam = aim(build_thorax(HEALTHY, PA), PA, size=SIZE)
-    body = beam.trace(*build_thorax(HEALTHY, PA).torso).hit
+    trunk = beam.trace(*build_thorax(HEALTHY, PA).torso).hit
     image = shoot()
-    assert body[image.lungs].all()
-    assert body[image.heart].all()
+    assert trunk[image.lungs].all()
+    assert trunk[image.heart].all()
+    assert image.body[trunk].all()
+    assert image.body.sum() > trunk.sum(), "arms belong to it"
 
 
-def test_lungs_are_darker_than_the_heart_and_air_is_darkest() -> None:
+def test_the_body_is_one_piece_and_what_is_outside_of_it_is_darkest() -> None:
     image = shoot()
-    beam = aim(build_thorax(HEALTHY, PA), PA, size=SIZE)
-    body = beam.trace(*build_thorax(HEALTHY, PA).torso, *build_thorax(HEALTHY, PA).arms).hit
+    assert label(image.body)[1] == 1
+    assert 0.05 < (~image.body).mean() < 0.3
     assert image.pixels[image.heart].mean() > image.pixels[image.lungs].mean() + 0.12
-    assert image.pixels[~body].mean() < image.pixels[image.lungs].mean() - 0.12
+    assert image.pixels[~image.body].mean() < image.pixels[image.lungs].mean() - 0.12
+
+
+def test_rays_outside_of_the_body_meet_nothing_of_it() -> None:
+    """Numeric steps along each ray against the closed-form shadow."""
+    thorax = build_thorax(HEALTHY, PA)
+    beam = aim(thorax, PA, size=24)
+    points, _ = points_on_rays(beam, 4000)
+    met = np.zeros((24, 24), bool)
+    for part in (*thorax.torso, *thorax.arms):
+        met |= part.inside(points).any(0)
+    np.testing.assert_array_equal(shoot(size=24).body, met)
 
 
 def test_dilation_widens_the_heart_monotonically_beyond_55_percent() -> None:
@@ -284,6 +297,7 @@ def test_findings_without_physiology_leave_the_masks_alone() -> None:
     burdened = shoot(replace(HEALTHY, nodule=True, rib_fracture=True, device=True))
     np.testing.assert_array_equal(burdened.lungs, shoot().lungs)
     np.testing.assert_array_equal(burdened.heart, shoot().heart)
+    np.testing.assert_array_equal(burdened.body, shoot().body)
 
 
 def test_an_ap_view_magnifies_the_heart() -> None:

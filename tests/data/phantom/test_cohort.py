@@ -89,7 +89,7 @@ def test_the_store_holds_everything_and_the_result_counts_it(small):
     out, result = small
     store = Store.open(out)
     num = len(store)
-    assert store.name == "phantom" and store.image_size == 32 and store.mask_names == ("lung", "heart")
+    assert store.name == "phantom" and store.image_size == 32 and store.mask_names == ("lung", "heart", "body")
     assert store.images.shape == (num, 32, 32) and store.ecg.shape == (num, 12, 5000)
     assert list(store.labs.columns) == [lab.name for lab in PANEL]
     assert store.lab_units["Creatinine"] == "mg/dL"
@@ -98,6 +98,9 @@ def test_the_store_holds_everything_and_the_result_counts_it(small):
     assert np.isfinite(np.asarray(store.ecg, dtype=np.float32)).all()
     assert 0.02 < store.mask("heart", np.arange(num)).mean() < 0.4 < 0.9
     assert 0.05 < store.mask("lung", np.arange(num)).mean() < 0.6
+    body = store.mask("body", np.arange(num))
+    assert 0.01 < (~body).mean() < 0.4
+    assert body[store.mask("heart", np.arange(num)) | store.mask("lung", np.arange(num))].all()
 
     counted = result["results"]
     assert counted["num_images"] == num >= 17 == counted["num_patients"]

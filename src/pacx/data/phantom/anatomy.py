@@ -16,6 +16,7 @@ lies in front, is magnified more.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,7 @@ from pacx.data.phantom.findings import (
 )
 from pacx.data.phantom.hardware import place_hardware
 from pacx.data.phantom.latents import Patient
-from pacx.data.phantom.projection import Beam, Floats, Interval, join, meet, rotation_matrix
+from pacx.data.phantom.projection import Beam, Ellipsoid, Floats, Interval, join, meet, rotation_matrix
 from pacx.data.phantom.skeleton import draw_scapulae, draw_spine, skeleton_tubes
 from pacx.data.phantom.texture import value_noise
 from pacx.data.phantom.thorax import SIDES, Thorax, bowel_gas, build_thorax
@@ -59,6 +60,8 @@ class Radiograph:
     Consolidated or fluid-filled parts belong to them, the lung behind heart and liver does not"""
     heart: NDArray[np.bool_]
     """(S, S) the shadow of the four chambers and the outflow tract, also where the diaphragm overlaps it"""
+    body: NDArray[np.bool_]
+    """(S, S) the shadow of trunk, neck and arms: all that is not seen through air alone. Heart and lungs are in it"""
 
 
 def render(patient: Patient, acquisition: Acquisition, *, size: int, rng: np.random.Generator) -> Radiograph:
@@ -76,7 +79,8 @@ def render(patient: Patient, acquisition: Acquisition, *, size: int, rng: np.ran
     heart = beam.trace(*thorax.heart)
     core = join(heart, beam.trace(*thorax.mediastinum))
     column = beam.trace(thorax.column)
-    tissue = _tissue(beam, patient, acquisition, thorax)
+    torso, arms = beam.trace(*thorax.torso), [beam.trace(arm) for arm in thorax.arms]
+    tissue = _tissue(beam, torso, arms, bowel_gas(patient, acquisition, thorax))
     lungs = np.zeros((size, size), bool)
     air = np.zeros((size, size), np.float32)
     for side in SIDES:
@@ -88,7 +92,12 @@ def render(patient: Patient, acquisition: Acquisition, *, size: int, rng: np.ran
             space = meet(space, beam.trace(floating))
         air += _length_outside(beam, space, (below, core, column))
     attenuation = _assemble(beam, patient, acquisition, thorax, visibility, tissue, air)
-    return Radiograph(detect(attenuation, acquisition, rng, expected=_healthy_attenuation(thorax)), lungs, heart.hit)
+    return Radiograph(
+        detect(attenuation, acquisition, rng, expected=_healthy_attenuation(thorax)),
+        lungs=lungs,
+        heart=heart.hit,
+        body=np.logical_or.reduce([torso.hit, *(arm.hit for arm in arms)]),
+    )
 
 
 def aim(thorax: Thorax, acquisition: Acquisition, *, size: int) -> Beam:
@@ -116,14 +125,12 @@ def _healthy_attenuation(thorax: Thorax) -> tuple[float, float]:
     return TISSUE * (thickness - lung) + LUNG * lung, TISSUE * thickness
 
 
-def _tissue(beam: Beam, patient: Patient, acquisition: Acquisition, thorax: Thorax) -> Floats:
+def _tissue(beam: Beam, torso: Interval, arms: Sequence[Interval], gas: Sequence[Ellipsoid]) -> Floats:
     """Measure the path inside the patient's skin less the gas in stomach and bowel, (S, S) cm."""
-    torso = beam.trace(*thorax.torso)
     total = beam.length(torso)
-    for arm in thorax.arms:
-        limb = beam.trace(arm)
-        total += beam.length(limb) - beam.length(meet(limb, torso))
-    for bubble in bowel_gas(patient, acquisition, thorax):
+    for arm in arms:
+        total += beam.length(arm) - beam.length(meet(arm, torso))
+    for bubble in gas:
         total -= np.float32(0.85) * beam.thickness(bubble)
     return np.maximum(total, 0.0)
 

@@ -34,10 +34,10 @@ from pacx.data.store_writer import StoreWriter
 from pacx.errors import PacxError
 from pacx.runs import open_run
 
-__all__ = ["MASKS", "TASKS", "num_visits", "sample_labels", "sample_patient", "simulate"]
+__all__ = ["MASKS", "SPLIT_FRACTIONS", "TASKS", "num_visits", "sample_labels", "sample_patient", "simulate"]
 
-MASKS = ("lung", "heart")
-_SPLIT_FRACTIONS = (0.6, 0.1, 0.3)
+MASKS = ("lung", "heart", "body")
+SPLIT_FRACTIONS = (0.6, 0.1, 0.3)
 _MAX_VISITS = 3
 _COHORT = ".cohort"  # the store that another format is made of, until it is
 
@@ -187,7 +187,7 @@ def _describe(visits: Sequence[Visit], *, seed: int, labs: bool) -> tuple[Manife
             measured = simulate_labs(patient, random_stream("labs", *key)) if visit.labs else {}
             blood.append({lab.name: measured.get(lab.name, np.nan) for lab in PANEL})
     table = pd.DataFrame(rows)
-    table.insert(6, "split", split_patients(table, fractions=_SPLIT_FRACTIONS, seed=seed))
+    table.insert(6, "split", split_patients(table, fractions=SPLIT_FRACTIONS, seed=seed))
     manifest = Manifest(
         name="phantom",
         table=table,

@@ -91,6 +91,6 @@ def _write_visit(writer: StoreWriter, cohort: Cohort, visit: Visit) -> None:
     writer.write(
         visit.row,
         image=radiograph.pixels,
-        masks={"lung": radiograph.lungs, "heart": radiograph.heart},
+        masks={"lung": radiograph.lungs, "heart": radiograph.heart, "body": radiograph.body},
         ecg=recorded,
     )
