@@ -50,7 +50,7 @@ PARTS = {
     "study": "one cohort, one encoder, two teachers; five students with true and with shuffled teachers",
     "ablations": "one part of the method changed at a time; incomplete pairs; the anchor",
     "judged": "segmentation, alignment, attention",
-    "pairs": "100, 300, 1,000 and 3,000 pairs",
+    "pairs": "100, 300, 1,000 and 2,978 pairs",
     "teachers": "noisy teachers, and teachers that say nearly the same of everybody",
     "pretraining": "75 or 90 % hidden, standard or cross decoder",
 }

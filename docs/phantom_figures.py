@@ -123,7 +123,7 @@ def _parts(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def _pairs(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure, ax = plt.subplots(figsize=(4.6, 2.8))
-    numbers = (100, 300, 1000, 3000)
+    numbers = (100, 300, 1000, 2978)
     _columns(
         ax, rows, {f"pairs-{num}": f"{num:,}" for num in numbers}, "physiology", "physiology, minus MAE"
     )  # fmt: skip

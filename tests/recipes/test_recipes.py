@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -17,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from outside_roots import Outside
 
-from pacx.data.phantom.cohort import simulate
+from pacx.data.phantom.cohort import SPLIT_FRACTIONS, num_visits, sample_patient, simulate
 from pacx.data.sources import SOURCES, source_module
+from pacx.data.splits import split_patients
 from pacx.models.encoder import load_encoder
 from pacx.recipe import run
 from pacx.recipe_chain import read_recipes
@@ -52,7 +54,7 @@ LATER_PARTS = {
                   "last-blocks", "full-tuning", "anchored", "complete", "incomplete", "complete-short",
                   "incomplete-short"},
     "judged": {"random", "mae", "pacx"},
-    "pairs": {"mae", "pairs-100", "pairs-300", "pairs-1000", "pairs-3000"},
+    "pairs": {"mae", "pairs-100", "pairs-300", "pairs-1000", "pairs-2978"},
     "teachers": {"mae", "pacx", "noise-0.5", "noise-1", "noise-2", "contrastive", "regression-0", "regression-0.43",
                  "regression-0.8", "regression-0.95", "regression-centred"},
     "pretraining": {"mae", "mae-75", "mae-cross", "pacx", "pacx-75", "pacx-cross"},
@@ -89,6 +91,21 @@ def test_every_step_of_a_shipped_recipe_fits_its_command(recipe: Path, tmp_path:
     roots = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("roots") or {}
     plans = read_recipes(recipe, out=tmp_path, roots=dict.fromkeys(roots, tmp_path), planned_only=True)
     assert {plan.steps[-1].command for plan in plans} == {"report"}
+
+
+def test_the_study_of_pairs_asks_for_no_more_pairs_than_its_cohort_has() -> None:
+    """The tiny copies below ask for ten pairs, so they would not notice."""
+    study = yaml.safe_load((RECIPES / "phantom" / "study.yaml").read_text(encoding="utf-8"))
+    pairs = yaml.safe_load((RECIPES / "phantom" / "pairs.yaml").read_text(encoding="utf-8"))
+    num_patients, seed = study["steps"]["cohort"]["patients"], study["steps"]["cohort"]["seed"]
+    names = [sample_patient(index, seed=seed).patient_id for index in range(num_patients)]
+    visits = [num_visits(index, seed=seed) for index in range(num_patients)]
+    splits = split_patients(
+        pd.DataFrame({"patient_id": np.repeat(names, visits)}), fractions=SPLIT_FRACTIONS, seed=seed
+    )
+    num_train = int((splits == "train").sum())
+    wanted = [step["num_pairs"] for step in pairs["steps"].values() if "num_pairs" in step]
+    assert sorted(wanted) == [100, 300, 1000, num_train]
 
 
 def test_the_demo_runs_to_its_report_and_a_second_time_does_nothing(
