@@ -278,7 +278,7 @@ def align(root: Path, name: str) -> None:
         run.finish({"encoder_name": name, "protocol": protocol, "shuffled_teachers": False, "teachers": found})
 
 
-def explain(root: Path, name: str) -> None:
+def explain(root: Path, name: str, *, split: str = "test") -> None:
     config = {"store": f"{root}/cohort", "encoder": encoder_path(root, name)}
     area = {"lung": 0.28, "heart": 0.09, "outside": 0.63}
     with open_run(root / f"explain-{name}", command="explain", config=config) as run:
@@ -303,6 +303,7 @@ def explain(root: Path, name: str) -> None:
         run.finish(
             {
                 "encoder_name": name, "mass": mass, "area": area, "num_images": 80, "method": "attention rollout",
+                "split": split,
                 "head": {"task": "heart_failure", "C": 1.0, "auroc": 0.8},
                 "faithfulness": summarise_curves(curves, draws=50),
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +118,48 @@ def test_images_without_masks_are_counted_too(tmp_path: Path) -> None:
         write_json(run / "result.json", content)
         members.append(replace(read_member(run, tables={"explain": "mass"}), fold=fold))
     assert pool_attention(members, 20)[0]["num_images"] == 49
+
+
+def without_masks(run: Path) -> Path:
+    pd.read_parquet(run / "mass.parquet").iloc[:0].to_parquet(run / "mass.parquet")
+    content = read_result(run)
+    content["results"].update(mass={}, area={}, excess={})
+    write_json(run / "result.json", content)
+    return run
+
+
+def test_folds_without_masks_are_told_apart_by_the_images_of_their_curves(tmp_path: Path) -> None:
+    runs = []
+    for fold, (name, number) in enumerate(zip(STUDENTS, (30, 19), strict=True)):
+        run = as_fold(judge(tmp_path, "explain", name), fold, num_images=number, table="curves")
+        runs.append(without_masks(run))
+    found = pool(runs=runs, out=tmp_path / "pool", draws=20)["results"]
+    assert found["protocol"]["pooled"] == "folds" and found["num_images"] == 49 and found["mass"] == {}
+    assert pd.read_parquet(tmp_path / "pool" / "curves.parquet")["image_id"].str[:2].nunique() == 2
+
+
+def test_attention_that_measured_nothing_cannot_be_pooled(tmp_path: Path) -> None:
+    runs = [without_masks(judge(tmp_path, "explain", name)) for name in STUDENTS]
+    for run in runs:
+        (run / "curves.parquet").unlink()
+    with pytest.raises(PacxError, match="measured nothing that could be pooled: its store has no masks"):
+        pool(runs=runs, out=tmp_path / "pool", draws=20)
+    assert not (tmp_path / "pool").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"head": {"task": "copd"}}, "task (heart_failure and copd)"), ({"split": "val"}, "split (test and val)")],
+)
+def test_explanations_of_other_questions_or_images_are_not_pooled(
+    tmp_path: Path, change: dict[str, object], named: str
+) -> None:
+    runs = [judge(tmp_path, "explain", name) for name in STUDENTS]
+    content = read_result(runs[1])
+    content["results"].update(change)
+    write_json(runs[1] / "result.json", content)
+    with pytest.raises(PacxError, match=re.escape(named)):
+        pool(runs=runs, out=tmp_path / "pool", draws=20)
 
 
 def test_chance_of_pooled_retrieval_is_what_folds_at_chance_score(tmp_path: Path) -> None:

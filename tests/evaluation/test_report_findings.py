@@ -79,6 +79,24 @@ def test_masks_scored_on_test_images_are_unseen_and_no_caution(tmp_path: Path) -
     assert "validation images" not in plain(tmp_path / "report" / "report.html")
 
 
+def test_attention_on_other_than_test_images_is_a_caution_where_it_is_shown(tmp_path: Path) -> None:
+    for name in ("mae", "pacx"):
+        report_runs.explain(tmp_path, name, split="val")
+        report_runs.segment(tmp_path, name)
+    report(runs=[tmp_path], out=tmp_path / "report")
+    numbers = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
+    schema = json.loads((resources.files("pacx.evaluation") / "templates" / "report.schema.json").read_text("utf-8"))
+    jsonschema.validate(numbers, schema)
+    (caution,) = numbers["cautions"]
+    assert caution["kind"] == "explained_split" and "MAE on val images, PaCX on val images" in caution["text"]
+    assert numbers["attention"][0]["notes"] == [caution["text"]]
+    assert numbers["segmentation"][0]["notes"] == []
+    assert {one["topic"]: one["caution"] for one in numbers["findings"]} == {
+        "Attention on the heart": caution["text"], "Segmentation, lung": "",
+    }  # fmt: skip
+    assert caution["text"] in plain(tmp_path / "report" / "report.html")
+
+
 def study(root: Path, *, encoders: tuple[str, ...] = ("ctrl",)) -> Path:
     """MAE beside a negative control whose name does not say so, in a folder of its own."""
     report_runs.probe(root, "mae", **QUICK, measured=False)

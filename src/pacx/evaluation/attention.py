@@ -147,6 +147,7 @@ def explain(
             "num_images": len(rows),
             "num_undefined": int(np.isnan(maps).any(axis=(1, 2)).sum()),
             "method": mapping.about(task),
+            "split": split,
         }
         if head is not None and affected is not None:
             curves = deletion_curves(

@@ -20,7 +20,20 @@ from pacx.errors import PacxError
 from pacx.runs import read_result
 from pacx.scoring import FOLD, MACRO
 
-__all__ = ["Member", "arrange_members", "check_alike", "design", "facts", "read_member", "store_identity", "together"]
+__all__ = [
+    "CURVES",
+    "Member",
+    "arrange_members",
+    "check_alike",
+    "design",
+    "facts",
+    "read_member",
+    "store_identity",
+    "together",
+]
+
+CURVES = "curves"
+"""table of deletion curves that `pacx explain --task` leaves"""
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,8 @@ class Member:
     """its `result.json`"""
     predictions: pd.DataFrame
     """its table of test images"""
+    images: pd.DataFrame
+    """image_id and patient_id of those images, maybe several times"""
     fold: int = 0
     run: int = 0
     """number within its fold"""
@@ -71,7 +86,12 @@ class Member:
     @property
     def tested(self) -> frozenset[str]:
         """Ids of its test images."""
-        return frozenset(self.predictions["image_id"].astype(str))
+        return frozenset(self.images["image_id"].astype(str))
+
+    @property
+    def patients(self) -> frozenset[str]:
+        """Ids of the patients whom these show."""
+        return frozenset(self.images["patient_id"].astype(str))
 
 
 def read_member(folder: Path, *, tables: Mapping[str, str]) -> Member:
@@ -82,7 +102,7 @@ def read_member(folder: Path, *, tables: Mapping[str, str]) -> Member:
         tables: command that may be pooled -> its table of test images.
 
     Raises:
-        PacxError: it is not finished, was made by another command, or its predictions are gone.
+        PacxError: it is not finished, was made by another command, its predictions are gone, or it measured nothing.
     """
     content, known = read_result(folder), list(tables)
     if content["command"] not in known:
@@ -94,7 +114,23 @@ def read_member(folder: Path, *, tables: Mapping[str, str]) -> Member:
     path = Path(folder) / str(content["artefacts"].get(name, f"{name}.parquet"))
     if not path.is_file():
         raise PacxError(f"{folder} has no {name} left ({path.name}). Run its command again.")
-    return Member(Path(folder).resolve(), content, pd.read_parquet(path))
+    predictions = pd.read_parquet(path)
+    return Member(Path(folder).resolve(), content, predictions, _images(Path(folder), predictions))
+
+
+def _images(folder: Path, predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return image_id and patient_id of the images that a run measured.
+
+    Attention on a store without masks leaves no share of any region, only the curves of a head.
+    """
+    curves = folder / f"{CURVES}.parquet"
+    table = pd.read_parquet(curves) if predictions.empty and curves.is_file() else predictions
+    if table.empty:
+        raise PacxError(
+            f"{folder} measured nothing that could be pooled: its store has no masks, and no --task was asked. Explain "
+            "the encoders with --task, or on a store with masks."
+        )
+    return table[["image_id", "patient_id"]]
 
 
 def together(members: Sequence[Member], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -149,8 +185,13 @@ def _check_different(members: Sequence[Member]) -> None:
 def _settings(member: Member) -> dict[str, Any]:
     """How it was judged; draws may differ, since the pool draws anew."""
     protocol = {key: value for key, value in member.protocol.items() if key != "draws"}
-    asked = {key: member.results.get(key) for key in ("mask", "method", "shuffled_teachers")}
-    return {**protocol, **asked, "seeds": member.content["config"].get("seeds")}
+    asked = {key: member.results.get(key) for key in ("mask", "method", "split", "shuffled_teachers")}
+    curves = member.results.get("faithfulness") or {}
+    head = {"task": (member.results.get("head") or {}).get("task"), **{key: curves.get(key) for key in _OF_CURVES}}
+    return {**protocol, **asked, **head, "seeds": member.content["config"].get("seeds")}
+
+
+_OF_CURVES = ("removed", "steps")
 
 
 def _questions(member: Member) -> dict[str, str]:
@@ -196,7 +237,7 @@ def _check_folds(folds: Sequence[Sequence[Member]]) -> None:
                 f"{_names(own)} were tested on the same images out of different stores, whose labels may differ. Run "
                 "all of them on one store."
             )
-        patients = sorted(set(own[0].predictions["patient_id"].astype(str)))
+        patients = sorted(own[0].patients)
         shared = next((patient for patient in patients if patient in taken), None)
         if shared is not None:
             raise PacxError(

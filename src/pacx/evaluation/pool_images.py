@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pacx.evaluation.curve_areas import summarise_curves
-from pacx.evaluation.members import Member
+from pacx.evaluation.members import CURVES, Member
 from pacx.evaluation.regions import summarise_mass
 from pacx.statistics import bootstrap_mean
 
@@ -23,7 +23,6 @@ __all__ = ["TABLES", "pool_alignment", "pool_attention", "pool_segmentation"]
 TABLES = {"align": "alignment", "segment": "scores", "explain": "mass"}
 """command -> the table that it leaves: a row per image, and per teacher or region"""
 
-_CURVES = "curves"
 _OVERLAPS = ("dice", "iou", "surface_distance", "hausdorff_95")
 
 
@@ -93,16 +92,17 @@ def pool_attention(members: Sequence[Member], draws: int) -> tuple[dict[str, Any
         **summarise_mass(mass, draws=draws),
         "num_images": _num_images(members),
         "method": first.get("method"),
+        "split": first.get("split"),
         "sd_over_runs": {
             region: _spread(member.results["mass"][region]["value"] for member in members)
             for region in dict.fromkeys(mass["region"])
         },
     }
-    curves = [member.folder / f"{_CURVES}.parquet" for member in members]
+    curves = [member.folder / f"{CURVES}.parquet" for member in members]
     if all(path.is_file() for path in curves):
-        tables[_CURVES] = _mean_of([pd.read_parquet(path) for path in curves], [*keys[:2], "order", "fraction"])
+        tables[CURVES] = _mean_of([pd.read_parquet(path) for path in curves], [*keys[:2], "order", "fraction"])
         results["head"] = {"task": (first.get("head") or {}).get("task")}
-        results["faithfulness"] = summarise_curves(tables[_CURVES], draws=draws)
+        results["faithfulness"] = summarise_curves(tables[CURVES], draws=draws)
     return results, tables
 
 

@@ -24,6 +24,7 @@ from pacx.evaluation.reporting.arms import arms_part
 from pacx.evaluation.reporting.cautions import (
     apart_by_split,
     concerns,
+    explained_cautions,
     leak_cautions,
     mark_seen,
     seen_cautions,
@@ -148,6 +149,7 @@ def describe(runs: Sequence[Run], *, title: str, about: str = "", baseline: str 
     named = [(one["run"], one["encoder"]) for one in entries]
     cautions += leak_cautions([renamed[run.name] for run in judged])
     cautions += validation_cautions(content["segmentation"])
+    cautions += explained_cautions(content["attention"])
     content["cautions"] = [*cautions, *seen_cautions(runs, judged, list(dict.fromkeys(named)))]
     _note_cautions(content)
     return {

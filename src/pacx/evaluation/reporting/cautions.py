@@ -7,6 +7,7 @@
   published split by image. Every score on them is too good.
 * **Validation images.** Where a store has no test images with masks, `pacx segment` scores on the validation images.
   They chose the decoder's epoch, so these scores are too good.
+* **Explained images.** `pacx explain --split` may look at training or validation images, which the head knows.
 * **Seen patients.** A run may be allowed to judge an encoder on patients that it was trained on (`seen_patients` in its
   results). Such an encoder's name carries a dagger wherever it is shown, and findings about it say why.
 """
@@ -23,6 +24,7 @@ __all__ = [
     "DAGGER",
     "apart_by_split",
     "concerns",
+    "explained_cautions",
     "leak_cautions",
     "mark_seen",
     "seen_cautions",
@@ -100,15 +102,44 @@ def validation_cautions(segmentation: Sequence[Record]) -> list[Record]:
     ]
 
 
+def explained_cautions(attention: Sequence[Record]) -> list[Record]:
+    """Describe each store whose training or validation images were explained; parts as `attention_part` makes them."""
+    return [
+        {
+            "kind": "explained_split",
+            "text": (
+                f"Attention on {_bare_store(part)} was looked at on other than test images: "
+                f"{_list([f'{name} on {split} images' for name, split in _untested(part)])}. Encoders may have been "
+                "trained on them and heads were fitted or chosen on them, so it may be different on images of others."
+            ),
+            "stores": [_bare_store(part)],
+            "encoders": [],
+        }
+        for part in attention
+        if _untested(part)
+    ]
+
+
 def concerns(caution: Record, part: Record) -> bool:
     """Say whether a caution about a store is about a part of the report."""
     if _bare_store(part) not in caution["stores"]:
         return False
-    return caution["kind"] != "validation_split" or _is_validated(part)
+    about = {"validation_split": _is_validated, "explained_split": _is_explained}.get(caution["kind"])
+    return about is None or about(part)
 
 
 def _is_validated(part: Record) -> bool:
-    return "mask" in part and any(one.get("split") not in {"test", None} for one in part["encoders"])
+    return "mask" in part and bool(_untested(part))
+
+
+def _is_explained(part: Record) -> bool:
+    return "faithfulness_differences" in part and bool(_untested(part))
+
+
+def _untested(part: Record) -> list[tuple[str, str]]:
+    """Return name and split of each encoder that was judged on other than test images."""
+    named = [(display_name(one["encoder"]), one.get("split")) for one in part["encoders"]]
+    return [(name, split) for name, split in named if split not in {"test", None}]
 
 
 def _bare_store(part: Record) -> str:

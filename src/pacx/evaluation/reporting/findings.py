@@ -125,13 +125,14 @@ def _segmentation(content: Mapping[str, Any], controls: Collection[str]) -> Iter
 def _attention(content: Mapping[str, Any], controls: Collection[str]) -> Iterator[Record]:
     for part in content["attention"]:
         kinds = _kinds(part["encoders"], controls)
+        own = [one["text"] for one in content["cautions"] if one["kind"] == "explained_split" and concerns(one, part)]
         for row in part["differences"]:
             if row["region"] == "heart" and kinds.get(row["encoder"], "main") == "main":
                 statement = (
                     f"{display_name(row['encoder'])} puts {percent(row['value_a'])} of its attention inside the heart, "
                     f"{display_name(row['baseline'])} {percent(row['value_b'])}, on {row['num_images']} images."
                 )
-                yield _difference("attention on the heart", statement, row, kind="points")
+                yield {**_difference("attention on the heart", statement, row, kind="points"), "caution": own}
 
 
 def _retrieval(content: Mapping[str, Any]) -> Iterator[Record]:

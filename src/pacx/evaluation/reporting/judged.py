@@ -109,7 +109,7 @@ def _alignment_entry(run: Run) -> Record:
 def _attention_entry(run: Run) -> Record:
     found = run.results.get("faithfulness")
     return {
-        **{key: run.results.get(key) for key in ("mass", "area", "excess", "num_images", "method", "head")},
+        **{key: run.results.get(key) for key in ("mass", "area", "excess", "num_images", "method", "head", "split")},
         "faithfulness": {key: item for key, item in found.items() if key != "curves"} if found else None,
     }
 
