@@ -103,7 +103,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     *(
         Claim(
-            f"{num} pairs are enough for a gain over MAE (physiology, all labels)",
+            f"{num:,} pairs are enough for a gain over MAE (physiology, all labels)",
             "higher", "pairs/report", "group_differences", _probe(f"pairs-{num}", "physiology", 1.0),
         )
         for num in (100, 300, 1000, 2978)

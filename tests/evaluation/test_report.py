@@ -22,7 +22,7 @@ from pacx.evaluation.comparison import compare_probes
 from pacx.evaluation.report import report
 from pacx.evaluation.reporting.charts import nice_scale, tight_scale
 from pacx.evaluation.reporting.collect import without_machine_paths
-from pacx.evaluation.reporting.encoders import display_name
+from pacx.evaluation.reporting.encoders import describe_encoders, display_name
 from pacx.evaluation.reporting.group_scores import GroupScores
 from pacx.evaluation.reporting.wording import count, decimal, duration, signed, verdict
 from pacx.runs import open_run
@@ -298,6 +298,13 @@ def test_numbers_are_written_as_people_read_them() -> None:
     assert [duration(value) for value in (3.21, 59.7, 134, 7384)] == ["3.2 s", "1 min 00 s", "2 min 14 s", "2 h 03 min"]
     assert count(1234567) == "1\u202f234\u202f567"
     assert display_name("pacx-labs_only (b/probe)") == "PaCX labs only (b/probe)"
+
+
+def test_known_arms_come_first_and_numbers_in_names_count_by_their_value() -> None:
+    labels = ["pairs-1000", "²", "pairs-300", "noise-1", "noise-0.5", "pacx", "pairs-100", "mae", "pairs-300-b"]
+    shown = [one["label"] for one in describe_encoders(labels)]
+    assert shown[:2] == ["mae", "pacx"]
+    assert shown[2:] == ["noise-0.5", "noise-1", "pairs-100", "pairs-300", "pairs-300-b", "pairs-1000", "²"]
 
 
 @pytest.mark.parametrize(

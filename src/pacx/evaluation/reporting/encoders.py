@@ -14,6 +14,7 @@ under one label are told apart by their folder.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
@@ -66,7 +67,7 @@ def display_name(label: str) -> str:
 
 def describe_encoders(labels: Iterable[str]) -> list[Record]:
     """List encoders in the order of the charts, each with its name and the tone (colour and marker) of its marks."""
-    unique = sorted(set(labels), key=lambda label: (_ORDER.index(label) if label in _ORDER else len(_ORDER), label))
+    unique = sorted(set(labels), key=_place)
     others = [label for label in unique if label not in _TONES]
     return [
         {
@@ -76,6 +77,12 @@ def describe_encoders(labels: Iterable[str]) -> list[Record]:
         }
         for label in unique
     ]
+
+
+def _place(label: str) -> tuple[int, list[tuple[int, str]]]:
+    """Sort known arms first, then by name with numbers by their value: pairs-300 before pairs-1000."""
+    known = _ORDER.index(label) if label in _ORDER else len(_ORDER)
+    return known, [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", label)]
 
 
 def choose_baseline(labels: Iterable[str], baseline: str | None) -> str | None:
