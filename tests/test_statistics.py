@@ -165,6 +165,7 @@ def test_mean_interval_equals_a_plain_loop_and_leaves_nan_out():
     values, patient = rng.normal(size=30), rng.integers(0, 10, 30)
     values[3] = np.nan
     resamples = resample_patients(patient, draws=40, seed=7)
+    assert not resamples.weights.flags.writeable, "the next question on as many patients gets the same array"
     drawn = []
     for counts in resamples.weights:
         kept = [

@@ -21,6 +21,7 @@ over seeds and over runs is reported beside it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -28,18 +29,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pacx.statistics import Interval, Resamples, interval_of, macro_auroc, macro_auroc_draws, resample_patients
+from pacx.statistics import Interval, Resamples, auroc, auroc_draws, interval_of, mean_of_defined, resample_patients
 
 __all__ = [
     "FOLD",
     "MACRO",
     "QuestionScores",
     "Scored",
+    "Scorer",
     "SeedScores",
     "arrange",
     "on_shared_subsets",
     "questions",
-    "score_seeds",
     "spread",
     "summarise",
 ]
@@ -147,14 +148,51 @@ def on_shared_subsets(sides: Sequence[QuestionScores], *, fraction: float) -> li
     return [side.of_seeds(shared) for side in sides]
 
 
-def score_seeds(scores: QuestionScores, resamples: Resamples) -> SeedScores:
-    """Score every seed on the data and on every draw, over the outputs that this seed predicted."""
-    values, draws = [], []
-    for score in scores.score:
-        predicted = np.isfinite(score).any(axis=0)
-        values.append(macro_auroc(scores.target[:, predicted], score[:, predicted]))
-        draws.append(macro_auroc_draws(scores.target[:, predicted], score[:, predicted], resamples))
-    return SeedScores(np.array(values), np.stack(draws))
+class Scorer:
+    """Scores every seed of a question on the data and on every draw, each column of scores once.
+
+    The same column is asked for again and again: alone and within the mean over its task, in the comparison of two
+    encoders and within the mean over a group of tasks. What is kept takes 8 bytes per draw, label and training.
+
+    Args:
+        draws: number of bootstrap draws.
+        seed: seed of the draws; the same patients get the same draws, whatever the question.
+    """
+
+    def __init__(self, *, draws: int = 1000, seed: int = 0) -> None:
+        self.draws = draws
+        self.seed = seed
+        self._kept: dict[bytes, NDArray[np.float64]] = {}
+
+    def score(self, scores: QuestionScores, *, patients: NDArray[np.str_] | None = None) -> SeedScores:
+        """Score each seed by the mean AUROC over the outputs that it predicted.
+
+        Args:
+            scores: a question.
+            patients: whom to draw, sorted; the question's own patients if not given.
+        """
+        whom = scores.patient.astype(str)
+        drawn = resample_patients(whom if patients is None else patients, draws=self.draws, seed=self.seed)
+        codes = drawn.codes if patients is None else np.searchsorted(patients, whom).astype(np.int64)
+        resamples = Resamples(codes, drawn.weights)
+        found = []
+        for score in scores.score:
+            predicted = np.flatnonzero(np.isfinite(score).any(axis=0))
+            columns = [self._column(scores.target[:, place], score[:, place], resamples) for place in predicted]
+            found.append(mean_of_defined(np.stack(columns)))
+        both = np.stack(found)
+        return SeedScores(both[:, 0], both[:, 1:])
+
+    def _column(
+        self, target: NDArray[np.float64], score: NDArray[np.float64], resamples: Resamples
+    ) -> NDArray[np.float64]:
+        """Return the AUROC of one column on the data, then on every draw, (1 + draws,)."""
+        key = hashlib.blake2b(str(resamples.weights.shape).encode(), digest_size=16)
+        for part in (target, score, resamples.codes):
+            key.update(part.tobytes())
+        if (name := key.digest()) not in self._kept:
+            self._kept[name] = np.append(auroc(target, score), auroc_draws(target, score, resamples))
+        return self._kept[name]
 
 
 class Scored(NamedTuple):
@@ -176,9 +214,9 @@ def summarise(predictions: pd.DataFrame, *, draws: int = 1000, seed: int = 0, le
         seed: seed of the draws; the same test patients get the same draws whatever the encoder.
         level: coverage of the intervals.
     """
-    scored = Scored({}, {})
+    scored, scorer = Scored({}, {}), Scorer(draws=draws, seed=seed)
     for key, scores in questions(predictions):
-        of_seeds = score_seeds(scores, resample_patients(scores.patient, draws=draws, seed=seed))
+        of_seeds = scorer.score(scores)
         for run, number, value, drawn in zip(scores.runs, scores.seeds, of_seeds.value, of_seeds.draws, strict=True):
             scored.single[(*key, run, number)] = interval_of(value, drawn, level=level)
         scored.mean[key] = {

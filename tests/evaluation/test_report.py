@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -17,6 +18,7 @@ import pytest
 import report_runs
 import yaml
 
+import pacx.evaluation.report
 from pacx.errors import PacxError
 from pacx.evaluation.comparison import compare_probes
 from pacx.evaluation.report import report
@@ -298,6 +300,12 @@ def test_numbers_are_written_as_people_read_them() -> None:
     assert [duration(value) for value in (3.21, 59.7, 134, 7384)] == ["3.2 s", "1 min 00 s", "2 min 14 s", "2 h 03 min"]
     assert count(1234567) == "1\u202f234\u202f567"
     assert display_name("pacx-labs_only (b/probe)") == "PaCX labs only (b/probe)"
+
+
+def test_the_time_of_a_report_holds_the_comparing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report_runs.segment(tmp_path, "mae")
+    monkeypatch.setattr(pacx.evaluation.report, "time", SimpleNamespace(time=lambda: 1000.0))  # read before all else
+    assert report(runs=[tmp_path], out=tmp_path / "report")["started"] == "1970-01-01T00:16:40+00:00"
 
 
 def test_known_arms_come_first_and_numbers_in_names_count_by_their_value() -> None:

@@ -11,13 +11,14 @@ labels included. `p_delong` is DeLong's z-test, given where every patient has on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pacx.errors import PacxError
-from pacx.scoring import QuestionScores, on_shared_subsets, questions, score_seeds
+from pacx.scoring import QuestionScores, Scorer, on_shared_subsets, questions
 from pacx.statistics import (
     Difference,
     delong_difference,
@@ -25,12 +26,11 @@ from pacx.statistics import (
     holm,
     one_row_each,
     paired_mean_difference,
-    resample_patients,
 )
 
-__all__ = ["compare_attention", "compare_probes"]
+__all__ = ["compare_attention", "compare_probes", "compare_questions"]
 
-_Key = tuple[str, str, float]
+Key = tuple[str, str, float]
 """task, label, fraction"""
 
 
@@ -63,6 +63,23 @@ def compare_probes(
             test images or labels.
     """
     ours, theirs = dict(questions(_read(predictions_a))), dict(questions(_read(predictions_b)))
+    return compare_questions(ours, theirs, scorer=Scorer(draws=draws, seed=seed), level=level)
+
+
+def compare_questions(
+    ours: Mapping[Key, QuestionScores], theirs: Mapping[Key, QuestionScores], *, scorer: Scorer, level: float = 0.95
+) -> pd.DataFrame:
+    """Do what `compare_probes` does with predictions that are sorted by question.
+
+    Args:
+        ours: `pacx.scoring.questions` of one encoder.
+        theirs: the same of the other.
+        scorer: what it has scored before is not scored again.
+        level: coverage of the intervals.
+
+    Raises:
+        PacxError: as `compare_probes`.
+    """
     shared = [key for key in ours if key in theirs]
     if not shared:
         raise PacxError("The two probes have no task and label fraction in common. Compare probes of the same tasks.")
@@ -70,7 +87,7 @@ def compare_probes(
     for key in shared:
         named = dict(zip(("task", "label", "fraction"), key, strict=True))
         try:
-            rows.append({**named, **_compare(key, ours[key], theirs[key], draws=draws, seed=seed, level=level)})
+            rows.append({**named, **_compare(key, ours[key], theirs[key], scorer=scorer, level=level)})
         except PacxError as error:
             faults.append(error)
             rows.append({**named, **_NOTHING, "note": str(error)})
@@ -87,7 +104,7 @@ _NOTHING = {
 
 
 def _compare(
-    key: _Key, ours: QuestionScores, theirs: QuestionScores, *, draws: int, seed: int, level: float
+    key: Key, ours: QuestionScores, theirs: QuestionScores, *, scorer: Scorer, level: float
 ) -> dict[str, object]:
     """Compare one question.
 
@@ -101,8 +118,7 @@ def _compare(
             f"{sorted(set(ours.seeds))} and {sorted(set(theirs.seeds))}. Run both with the same seeds."
         )
     _check_same_test(key, a, b)
-    resamples = resample_patients(a.patient, draws=draws, seed=seed)
-    scored_a, scored_b = score_seeds(a, resamples), score_seeds(b, resamples)
+    scored_a, scored_b = scorer.score(a), scorer.score(b)
     value_a, value_b = scored_a.value.mean(), scored_b.value.mean()
     drawn = scored_a.draws.mean(axis=0) - scored_b.draws.mean(axis=0)
     return {
@@ -191,7 +207,7 @@ def _read(table: pd.DataFrame | Path) -> pd.DataFrame:
     return pd.read_parquet(table)
 
 
-def _check_same_test(key: _Key, a: QuestionScores, b: QuestionScores) -> None:
+def _check_same_test(key: Key, a: QuestionScores, b: QuestionScores) -> None:
     same = np.array_equal(a.image_id, b.image_id) and a.outputs == b.outputs
     if not (same and np.array_equal(a.target, b.target, equal_nan=True)):
         raise PacxError(

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,11 @@ def report(
     Raises:
         PacxError: no finished run is found, one has an unknown schema, or the baseline is not among the encoders.
     """
-    config = {**locals()}
+    config, begun = {**locals()}, time.time()
     found = collect(runs, out=out)
     content = describe(found, title=title, about=about, baseline=baseline)
     with open_run(out, command="report", config=config, overwrite=overwrite) as folder:
+        folder.started = begun  # the work was done before the folder was opened, so that a failure leaves none
         write_json(folder.artefact("numbers", "report.json"), content)
         html = render_page(content, pictures=pictures_of(found), recipe=recipe_of(found, title=title))
         write_text(folder.artefact("page", "report.html"), html)

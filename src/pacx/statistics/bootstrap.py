@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ class Resamples(NamedTuple):
     codes: NDArray[np.int64]
     """(N,) which column of `weights` each row's patient has"""
     weights: Array
-    """(draws, patients) how often each patient was drawn"""
+    """(draws, patients) how often each patient was drawn; not to be written to"""
 
     def of(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Resamples:
         """Keep the draws for some of the rows: the same patients with the same counts."""
@@ -82,13 +83,26 @@ def resample_patients(
     """
     names, found = np.unique(np.asarray(patient), return_inverse=True)
     codes = found.astype(np.int64).reshape(-1)
+    if stratify is None:
+        return Resamples(codes, _counts(len(names), draws, seed))
     rng = np.random.Generator(np.random.PCG64(seed))
     counts = np.zeros((draws, len(names)))
-    strata = np.zeros(len(names)) if stratify is None else _strata(codes, stratify, patients=len(names))
+    strata = _strata(codes, stratify, patients=len(names))
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
         counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
     return Resamples(codes, counts)
+
+
+@lru_cache(maxsize=1)  # drawing takes ten times as long as scoring; question follows question on the same patients
+def _counts(patients: int, draws: int, seed: int) -> Array:
+    """Draw how often each patient is in each draw, (draws, patients), read-only."""
+    counts = np.zeros((draws, patients))
+    if patients:
+        rng = np.random.Generator(np.random.PCG64(seed))
+        counts[:] = rng.multinomial(patients, np.full(patients, 1 / patients), size=draws)
+    counts.flags.writeable = False
+    return counts
 
 
 def _strata(codes: NDArray[np.int64], stratify: ArrayLike, *, patients: int) -> Array:

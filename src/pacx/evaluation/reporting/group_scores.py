@@ -14,8 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pacx.evaluation.reporting.collect import Record
-from pacx.scoring import QuestionScores, on_shared_subsets, questions, score_seeds
-from pacx.statistics import Resamples, difference_of, interval_of, resample_patients
+from pacx.scoring import QuestionScores, Scorer, on_shared_subsets, questions
+from pacx.statistics import difference_of, interval_of
 
 __all__ = ["GroupScores"]
 
@@ -31,12 +31,16 @@ class _Mean(NamedTuple):
 
 
 class GroupScores:
-    """Scores each encoder once for each question, however often it is then averaged and compared."""
+    """Scores each encoder once for each question, however often it is then averaged and compared.
+
+    Args:
+        tables: predictions by encoder.
+        draws: number of bootstrap draws.
+    """
 
     def __init__(self, tables: Mapping[str, pd.DataFrame], *, draws: int = _DRAWS) -> None:
-        self.draws = draws
-        self._questions = {label: dict(questions(table)) for label, table in tables.items()}
-        self._kept: dict[tuple[object, ...], _Mean] = {}
+        self.scorer = Scorer(draws=draws)
+        self.questions = {label: dict(questions(table)) for label, table in tables.items()}
 
     def score(self, label: str, tasks: Mapping[str, str], *, fraction: float, among: Iterable[str]) -> Record:
         """Average an encoder's AUROC over tasks.
@@ -80,10 +84,7 @@ class GroupScores:
         for task, scores in own.items():
             sides = [self._question(one, task, tasks[task], fraction) for one in {label, *among}]
             kept = on_shared_subsets([scores, *sides], fraction=fraction)[0]
-            key = (label, task, tasks[task], fraction, kept.seeds, patients.tobytes())
-            if key not in self._kept:
-                self._kept[key] = self._score(kept, patients)
-            found.append(self._kept[key])
+            found.append(self._score(kept, patients))
         of_runs = pd.concat([one.of_runs for one in found], axis=1).mean(axis=1)
         return _Mean(
             float(np.mean([one.value for one in found])), np.stack([one.draws for one in found]).mean(0), of_runs
@@ -91,11 +92,10 @@ class GroupScores:
 
     def _score(self, scores: QuestionScores, patients: NDArray[np.str_]) -> _Mean:
         if not scores.seeds:  # no training subset in common
-            return _Mean(np.nan, np.full(self.draws, np.nan), pd.Series(dtype=np.float64))
-        codes = np.searchsorted(patients, scores.patient.astype(str)).astype(np.int64)
-        found = score_seeds(scores, Resamples(codes, resample_patients(patients, draws=self.draws).weights))
+            return _Mean(np.nan, np.full(self.scorer.draws, np.nan), pd.Series(dtype=np.float64))
+        found = self.scorer.score(scores, patients=patients)
         of_runs = pd.Series(found.value).groupby(np.asarray(scores.runs)).mean()
         return _Mean(float(found.value.mean()), found.draws.mean(axis=0), of_runs)
 
     def _question(self, label: str, task: str, stands: str, fraction: float) -> QuestionScores:
-        return self._questions[label][task, stands, fraction]
+        return self.questions[label][task, stands, fraction]

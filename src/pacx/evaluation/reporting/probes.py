@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from pacx.errors import PacxError
-from pacx.evaluation.comparison import compare_probes
+from pacx.evaluation.comparison import compare_questions
 from pacx.evaluation.reporting.collect import Record, Run, judged_by
 from pacx.evaluation.reporting.encoders import encoder_label, same_store, store_name
 from pacx.evaluation.reporting.group_scores import GroupScores
@@ -139,7 +139,8 @@ def _compare(part: Record, probes: StoreProbes, label: str, baseline: str) -> No
     names = {"encoder": label, "baseline": baseline}
     groups = {score["task"]: score["group"] for score in part["scores"]}
     try:
-        rows = compare_probes(probes.tables[label], probes.tables[baseline], draws=DRAWS).to_dict("records")
+        asked, scorer = probes.group_scores.questions, probes.group_scores.scorer
+        rows = compare_questions(asked[label], asked[baseline], scorer=scorer).to_dict("records")
     except PacxError as error:
         part["notes"].append(f"{label} could not be compared with {baseline}: {error}")
         log.warning("report: %s could not be compared with %s: %s", label, baseline, error)
