@@ -53,6 +53,27 @@ def _prepare(root: Path, out: Path, *flags: str) -> int:
                      "--workers", "1", "--out", str(out), *flags])  # fmt: skip
 
 
+def test_a_number_of_processes_below_zero_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["prepare", "folder", str(folder), "--workers", "-3", "--out", str(tmp_path / "store")]) == 2
+    assert "workers is -3; it must be 0 or more" in _message(capsys)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_a_store_is_not_read_as_a_folder_of_images(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], below: bool
+) -> None:
+    """Its contact sheet and figures would become patients."""
+    assert _prepare(folder, folder / "kept" / "store") == 0
+    capsys.readouterr()
+    source = folder if below else folder / "kept" / "store"
+    assert cli.main(["prepare", "folder", str(source), "--out", str(tmp_path / "again")]) == 2
+    assert f"{folder / 'kept' / 'store'} is a store of pacx, no folder of files" in _message(capsys)
+    assert not (tmp_path / "again").exists()
+
+
 def _message(capsys: pytest.CaptureFixture[str]) -> str:
     text = capsys.readouterr().err
     assert "Traceback" not in text

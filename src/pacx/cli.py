@@ -94,7 +94,9 @@ def _call(name: str, arguments: list[str]) -> int:
 
 def _fail(name: str, message: str) -> int:
     who = f"pacx {name}" if is_first() else f"pacx {name} (process {rank()})"
-    print(textwrap.fill(f"{who}: error: {message}", width=100, break_long_words=False), file=sys.stderr)
+    # Paths and flags must stay whole, to be copied.
+    wrapped = textwrap.fill(f"{who}: error: {message}", width=100, break_long_words=False, break_on_hyphens=False)
+    print(wrapped, file=sys.stderr)
     return 2
 
 

@@ -52,8 +52,9 @@ def _steps(plan: Recipe) -> list[str]:
             lines.append(f"{'':5}reads {path}{missing}")
         shown = " ".join(f"{key}={_short(step.arguments[key])}" for key in step.given)
         lines += textwrap.wrap(
-            shown, width=110, initial_indent=" " * 5, subsequent_indent=" " * 5, break_long_words=False
-        )
+            shown, width=110, initial_indent=" " * 5, subsequent_indent=" " * 5, break_long_words=False,
+            break_on_hyphens=False,
+        )  # fmt: skip
     return lines
 
 

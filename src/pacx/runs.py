@@ -168,7 +168,7 @@ def open_run(out: Path, *, command: str, config: Mapping[str, Any], overwrite: b
 
     Raises:
         PacxError: the folder holds a finished run, or something that is not a run, or cannot be written; or a number
-            that all commands take alike is not positive.
+            that all commands take alike is too small.
     """
     out = Path(out)
     check_counts(config)
@@ -198,7 +198,7 @@ def open_run(out: Path, *, command: str, config: Mapping[str, Any], overwrite: b
 
 
 def check_counts(config: Mapping[str, Any]) -> None:
-    """Refuse numbers that all commands take alike and that must be positive; None stands for a default.
+    """Refuse numbers that all commands take alike and that are too small; None stands for a default.
 
     Raises:
         PacxError: says which one.
@@ -207,6 +207,9 @@ def check_counts(config: Mapping[str, Any]) -> None:
         number = config.get(name)
         if number is not None and number < 1:
             raise PacxError(f"{name} is {number}; it must be 1 or more.")
+    workers = config.get("workers")
+    if workers is not None and workers < 0:
+        raise PacxError(f"workers is {workers}; it must be 0 or more. Leave it out for the default.")
 
 
 def read_result(run: Path) -> dict[str, Any]:

@@ -182,6 +182,16 @@ def test_a_gallery_without_its_model_is_not_overwritten_unless_told_so(trained: 
     assert gallery_path(out).read_text() == "mine"
 
 
+def test_what_cannot_be_read_is_not_called_unwritable(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr("pacx.serving.export.parity", lambda *_: (tmp_path / "data" / "gone.npy").read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"gone\.npy"):
+        export(str(trained), out=tmp_path / "e.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
 def test_a_place_that_cannot_be_written_is_named_as_it_was_given(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,7 +57,7 @@ def _expand(source: str) -> Iterator[ImageFile]:
     if row is not None:
         yield ImageFile(source, source)
     elif path.is_dir():
-        yield from (ImageFile(file.as_posix(), str(file)) for file in _of_folder(path))
+        yield from (ImageFile(file.as_posix(), str(file)) for file in find_images(path))
     elif path.suffix.lower() in _TABLES:
         yield from _of_table(path)
     elif path.exists():
@@ -70,25 +70,6 @@ def _expand(source: str) -> Iterator[ImageFile]:
         yield from (ImageFile(Path(file).as_posix(), file) for file in files)
     else:
         raise PacxError(f"{source} does not exist. Give files, folders, patterns or a table with a column `path`.")
-
-
-def _of_folder(path: Path) -> list[Path]:
-    _refuse_store(path)
-    files = find_images(path)
-    below = {folder for file in files for folder in file.parents if path in folder.parents}
-    for folder in sorted(below):
-        _refuse_store(folder)
-    return files
-
-
-def _refuse_store(folder: Path) -> None:
-    """Refuse a store: its images are rows of an array, and the pictures beside it are figures."""
-    if (folder / "meta.json").is_file() and (folder / "manifest.parquet").is_file():
-        raise PacxError(
-            f"{folder} is a store of pacx, no folder of files. `pacx probe`, `pacx align`, `pacx explain --store` "
-            "and `pacx similar --among` read stores. Give the files that it was made of, or single images of it as "
-            f"{folder / 'images.npy'}::0."
-        )
 
 
 def _of_table(path: Path) -> Iterator[ImageFile]:

@@ -6,6 +6,7 @@ Nothing is written that was not compared with the trained network first, on imag
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,6 +36,8 @@ from pacx.serving.torch_model import TorchModel, open_trained
 
 __all__ = ["export"]
 
+_DRAFTS = ".pacx-export."
+"""how the folder of what is not finished begins"""
 _PARITY_IMAGES = 16
 _CALIBRATION_IMAGES = 64
 _LARGEST_LOSS = 0.005
@@ -175,10 +178,20 @@ def _drafts(out: Path) -> Iterator[Path]:
     """Make a folder beside the file for what is not finished; name the file, not this folder, if that fails."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=out.parent, prefix=".pacx-export.") as folder:
+        with TemporaryDirectory(dir=out.parent, prefix=_DRAFTS) as folder:
             yield Path(folder)
     except OSError as error:
+        if not _is_about(out, error):
+            raise
         raise PacxError(f"{out} cannot be written ({error.strerror or error}). Choose another --out.") from error
+
+
+def _is_about(out: Path, error: OSError) -> bool:
+    """Say whether an error came from writing, and not from a store or image that was read meanwhile."""
+    if error.filename is None:  # a full disk
+        return True
+    touched, target = Path(os.fsdecode(error.filename)).resolve(), out.resolve()
+    return target.is_relative_to(touched) or touched == gallery_path(target) or _DRAFTS in str(touched)
 
 
 def _replace_gallery(path: Path, made: Path) -> None:

@@ -41,7 +41,7 @@ def read(root: Path, *, options: Options) -> Manifest:
     """List the images below `root`; image ids are paths relative to it.
 
     Raises:
-        PacxError: the root is not a folder, cannot be listed, or holds no image.
+        PacxError: the root is not a folder, cannot be listed, holds no image, or is or holds a store.
     """
     images = find_images(root)
     relative = [file.relative_to(root) for file in images]
@@ -66,7 +66,7 @@ def find_images(root: Path) -> list[Path]:
     """List the files below a folder that are images or whose names do not say that they are something else.
 
     Raises:
-        PacxError: the root is not a folder, cannot be listed, or holds no image.
+        PacxError: the root is not a folder, cannot be listed, holds no image, or is or holds a store.
     """
     if not root.is_dir():
         raise PacxError(f"{root} is not a folder. For a table of image paths use the source `table`.")
@@ -92,6 +92,17 @@ def _list(root: Path) -> list[Path]:
 
     files = []
     for folder, subfolders, names in os.walk(root, onerror=refuse):
+        _refuse_store(Path(folder), names)
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         files += [Path(folder, name) for name in names if not name.startswith(".")]
     return sorted(files)
+
+
+def _refuse_store(folder: Path, names: list[str]) -> None:
+    """Refuse a store: its images are rows of an array, and the pictures beside it are figures."""
+    if {"meta.json", "manifest.parquet"} <= set(names):
+        raise PacxError(
+            f"{folder} is a store of pacx, no folder of files: its images are rows of an array. `pacx probe`, `align` "
+            "and `explain --store` read stores, and `pacx store merge` joins them. Give the files that it was made of; "
+            f"commands that take images also take single ones of it, as {folder / 'images.npy'}::0."
+        )
