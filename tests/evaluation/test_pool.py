@@ -289,6 +289,7 @@ def measured(run: Path, *, seed: int, by_sex: bool = False) -> Path:
     images = table[["image_id"]].drop_duplicates()
     images = images.assign(sex=np.where(np.arange(len(images)) % 2, "M", "F")) if by_sex else images
     content["results"]["measures"] = measure(table, val, images, draws=20).to_dict("records")
+    images.to_parquet(run / "groups.parquet")
     write_json(run / "result.json", content)
     return run
 
@@ -316,6 +317,45 @@ def test_measures_of_pooled_seeds_have_the_interval_of_their_mean(tmp_path: Path
     assert (auroc_row["low"], auroc_row["high"]) == pytest.approx((of_summary["low"], of_summary["high"]))
     thresholded = found.loc[("water", "edema", "edema", 1.0, "f1", "val_f1")]
     assert thresholded["low"] < thresholded["value"] < thresholded["high"]
+
+
+def test_subgroups_of_pooled_seeds_have_the_interval_of_their_mean(tmp_path: Path) -> None:
+    runs = [measured(run, seed=seed, by_sex=True) for seed, run in enumerate(seeds(tmp_path, "pacx", skill=1.0))]
+    content, _ = pooled(runs, tmp_path / "pool")
+    found = pd.DataFrame(content["results"]["measures"]).query("subgroup == 'F'").set_index(QUESTION)
+    tables = {
+        name: pd.concat(
+            [pd.read_parquet(run / f"{name}.parquet").assign(run=number) for number, run in enumerate(runs)]
+        )
+        for name in ("predictions", "val_predictions")
+    }
+    sex = pd.read_parquet(runs[0] / "groups.parquet")
+    expected = measure(*tables.values(), sex, draws=200).query("subgroup == 'F'").set_index(QUESTION)
+    assert len(found) == len(expected) > 10
+    for column in ("value", "low", "high"):
+        own, other = (table[column].astype(float).loc[expected.index] for table in (found, expected))
+        np.testing.assert_allclose(own, other, atol=1e-12)
+    row = found.loc[("water", "edema", "edema", 1.0, "auroc", "")]
+    assert row["low"] < row["value"] < row["high"] and row["num"] == 30
+    (runs[1] / "groups.parquet").unlink()  # as an older run
+    older, _ = pooled(runs, tmp_path / "older")
+    without = pd.DataFrame(older["results"]["measures"]).query("subgroup == 'F'")
+    assert without["low"].isna().all() and without["value"].notna().any()
+
+
+def test_subgroups_of_pooled_folds_have_an_interval_that_holds_their_mean(tmp_path: Path) -> None:
+    """In fold 2 an image in four is of a patient with a known label: edema is too rare there among either sex."""
+    runs = []
+    for fold in range(3):
+        table = predictions(fold=fold, num_test=120)
+        rare = (table["label"] == "edema") & (table["image_id"].str[-2:].astype(int) % 4 > 0) & (fold == 2)
+        run = probe(tmp_path, table.mask(rare).dropna(subset=["label"]), name=f"mae-{fold}", store=f"fold {fold}")
+        runs.append(measured(run, seed=0, by_sex=True))
+    content, _ = pooled(runs, tmp_path / "pool")
+    found = pd.DataFrame(content["results"]["measures"]).query("subgroup == 'M' and metric == 'auroc'")
+    found = found.set_index("label")
+    assert found.loc["effusion", "low"] < found.loc["effusion", "value"] < found.loc["effusion", "high"]
+    assert np.isnan(found.loc["edema", "low"]) and found.loc["edema", "note"] == "not defined in each of the 3 runs"
 
 
 def test_measures_of_pooled_folds_are_means_with_the_interval_of_all_patients(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pacx.errors import PacxError
 from pacx.evaluation.linear import STRENGTHS
 from pacx.evaluation.probe import probe
 from pacx.frozen.features import extract
-from pacx.measures import measure, measure_all, summarise_all
+from pacx.measures import kept_groups, measure, measure_all, summarise_all
 from pacx.models.encoder import load_encoder, weights_hash
 from pacx.scoring import summarise
 from pacx.statistics import auroc_draws, bootstrap_auroc, resample_patients
@@ -244,5 +244,7 @@ def test_scores_and_measures_in_parts_are_those_of_the_whole(store, run):
     assert repr(list(scored.single.items())) == repr(list(expected.single.items()))
     written = pd.read_parquet(out / "measures.parquet")
     assert len(written) == len(result["results"]["measures"]) > 100
+    groups = kept_groups(out)
+    assert set(groups["image_id"]) == set(pd.read_parquet(out / "predictions.parquet")["image_id"])
     row = written.query("task == 'side' and fraction == 1.0 and metric == 'auroc' and rule == ''").iloc[0]
     assert row["value"] == pytest.approx(_entry(result, "summary", task="side", label="side", fraction=1.0)["value"])

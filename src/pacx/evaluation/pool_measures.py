@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pacx.evaluation.members import Member, together
-from pacx.measures import measure_all
+from pacx.measures import kept_groups, measure_all
 from pacx.scoring import FOLD, MACRO
 
 __all__ = ["pool_measures"]
@@ -39,7 +39,8 @@ def pool_measures(members: Sequence[Member], predictions: pd.DataFrame, *, draws
 
     Returns:
         One row per measure. value is the mean over the runs; low and high its interval over test patients, all runs on
-        the same draws; sd_over_runs the spread. Subgroups, and single classes of several folds, have no interval.
+        the same draws; sd_over_runs the spread. Single classes of several folds have no interval,
+        nor have subgroups that are too small in a fold.
         num, positives and num_patients are of all folds together.
     """
     rows = [{**row, "fold": member.fold} for member in members for row in member.results.get("measures") or []]
@@ -84,17 +85,25 @@ def _sizes(table: pd.DataFrame) -> dict[tuple[Hashable, ...], dict[str, int]]:
 def _bounds(members: Sequence[Member], predictions: pd.DataFrame, *, draws: int) -> dict[tuple[Hashable, ...], _Bounds]:
     """Measure all runs on the same draws of their patients; the names are those that a single run uses."""
     level = float(members[0].protocol.get("level", 0.95))
-    nobody = pd.DataFrame({"image_id": []})  # sex, age and view are in no table of a run
-    found = measure_all(predictions, _validation(members), nobody, draws=draws, level=level)
+    found = measure_all(predictions, _validation(members), _groups(members), draws=draws, level=level)
     outputs = found["output"].astype(str)
     folded = outputs.str.contains(FOLD, regex=False)
     if folded.any():
         # A label with one output has one per fold now; their mean is the label's.
         single = found.assign(output=outputs.str.partition(FOLD)[0])[folded].groupby("label")["output"].nunique() == 1
+        # A mean that leaves a fold out, where a group is too small in it, is not the mean of the runs.
+        found.loc[found["note"] != "", ["low", "high"]] = np.nan
         mean = found["label"].map(single).fillna(False).astype(bool) & (outputs == MACRO)
         found = found.assign(output=outputs.where(~mean, found["label"]))[~folded]
     rows = found[[*_QUESTION, "low", "high"]].itertuples(index=False, name=None)
     return {row[:-2]: _Bounds(*row[-2:]) for row in rows}
+
+
+def _groups(members: Sequence[Member]) -> pd.DataFrame:
+    """Join what the runs say of sex, age and view; nothing if an older one kept none."""
+    kept = [kept_groups(member.folder) for member in members]
+    tables = [table for table in kept if table is not None]
+    return pd.concat(tables, ignore_index=True) if len(tables) == len(members) else pd.DataFrame({"image_id": []})
 
 
 def _validation(members: Sequence[Member]) -> pd.DataFrame | None:

@@ -22,7 +22,7 @@ from pacx.evaluation.problems import Attempt, ProbeData, make_problems, predicti
 from pacx.evaluation.published_probes import EPOCHS, published_probe
 from pacx.evaluation.token_choice import choose_token
 from pacx.frozen.features import Token, extract
-from pacx.measures import measure_all, summarise_all
+from pacx.measures import keep_measures, summarise_all
 from pacx.models.encoder import Encoder, weights_hash
 from pacx.models.readout_head import HEAD_FOLDER, save_head
 from pacx.runs import RunFolder
@@ -140,12 +140,10 @@ def _scored(run: RunFolder, store: Store, asked: Asked, attempts: Sequence[Attem
     val_predictions = predictions_table(store, attempts, split="val")
     val_predictions.to_parquet(run.artefact("val_predictions", "val_predictions.parquet"))
     scored = summarise_all(predictions, draws=asked.draws, level=_LEVEL)
-    measures = measure_all(predictions, val_predictions, store.manifest, draws=asked.draws, level=_LEVEL)
-    measures.to_parquet(run.artefact("measures", "measures.parquet"))
     return {
         "scores": score_rows(attempts, scored),
         "summary": summary_rows(asked.tasks, attempts, scored),
-        "measures": measures.to_dict("records"),
+        "measures": keep_measures(run, predictions, val_predictions, store.manifest, draws=asked.draws, level=_LEVEL),
     }
 
 

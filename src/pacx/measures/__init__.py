@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
+from pacx.measures.kept import keep_measures, kept_groups
 from pacx.measures.on_all_cores import measure_all, summarise_all
 from pacx.measures.table import COLUMNS, measure
 
-__all__ = ["COLUMNS", "measure", "measure_all", "summarise_all"]
+__all__ = ["COLUMNS", "keep_measures", "kept_groups", "measure", "measure_all", "summarise_all"]

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from pacx.measures.subgroups import KINDS
 from pacx.measures.table import COLUMNS, measure
 from pacx.scoring import Scored, summarise
 from pacx.side_by_side import map_side_by_side
 
 __all__ = ["measure_all", "summarise_all"]
-
-_SUBGROUP_COLUMNS = ("sex", "age", "view")
 
 
 def summarise_all(predictions: pd.DataFrame, *, draws: int, level: float) -> Scored:
@@ -39,7 +38,7 @@ def measure_all(
     predictions: pd.DataFrame, val_predictions: pd.DataFrame | None, manifest: pd.DataFrame, *, draws: int, level: float
 ) -> pd.DataFrame:
     """Measure all predictions; arguments and result as those of `pacx.measures.measure`."""
-    facts = manifest[["image_id", *(column for column in _SUBGROUP_COLUMNS if column in manifest)]]
+    facts = manifest[["image_id", *(column for column in KINDS if column in manifest)]]
     largest = dict(predictions.groupby("task", observed=True)["fraction"].max())
 
     def measured(own: pd.DataFrame) -> pd.DataFrame:

@@ -31,12 +31,13 @@ from pacx.data.store import Store
 from pacx.errors import PacxError
 from pacx.frozen.features import encoder_name
 from pacx.frozen.seen import check_unseen
+from pacx.measures import keep_measures
 from pacx.models.classifier import Classifier, HeadToken
 from pacx.models.encoder import load_encoder, weights_hash
 from pacx.preprocess import Preprocess
 from pacx.runs import open_run
 from pacx.stages.ecg_objectives import StepSize
-from pacx.stages.finetuned import LEVEL, keep_classifier, keep_measures, predictions_of, score_rows
+from pacx.stages.finetuned import LEVEL, keep_classifier, predictions_of, score_rows
 from pacx.stages.finetuning import FineTuning
 from pacx.stages.layer_decay import layer_scales
 from pacx.stages.lesson import Lesson, make_lesson
@@ -181,7 +182,9 @@ def finetune(
                 "seen_patients": seen,
                 "protocol": _protocol(arguments, chosen_on=chosen_on),
                 **score_rows(lesson, tables["test"], draws=draws),
-                "measures": keep_measures(run, cohort, tables, draws=draws),
+                "measures": keep_measures(
+                    run, tables["test"], tables.get("val"), cohort.manifest, draws=draws, level=LEVEL
+                ),
                 "val_auroc": table.best("val_auroc", mode="max") if chosen_on else float("nan"),
                 "num_images": len(lesson.rows["train"]),
                 "images_per_second": table.images_per_second,

@@ -6,7 +6,6 @@ reports, pools and paired comparisons take a fine-tuned encoder as they take a p
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from pacx import __version__
 from pacx.calibrated import Column, calibrate, calibration_of
 from pacx.data.store import Store
-from pacx.measures import measure_all
 from pacx.models.classifier import Classifier
 from pacx.models.encoder import save_encoder, weights_hash
 from pacx.models.readout_head import HEAD_FOLDER, ReadoutHead, save_head
@@ -27,7 +25,7 @@ from pacx.scoring import MACRO, summarise
 from pacx.stages.lesson import Lesson
 from pacx.stages.provenance import training_data
 
-__all__ = ["LEVEL", "keep_classifier", "keep_measures", "predictions_of", "score_rows"]
+__all__ = ["LEVEL", "keep_classifier", "predictions_of", "score_rows"]
 
 LEVEL = 0.95
 """coverage of the intervals"""
@@ -106,18 +104,6 @@ def score_rows(lesson: Lesson, predictions: pd.DataFrame, *, draws: int) -> dict
         summary.append({**_name(lesson, label), **tested, **trained, "notes": notes})
     summary += [{**_name(lesson, MACRO), **row} for key, row in scored.mean.items() if key[1] == MACRO]
     return {"scores": scores, "summary": summary}
-
-
-def keep_measures(
-    run: RunFolder, store: Store, predictions: dict[str, pd.DataFrame], *, draws: int
-) -> list[dict[Hashable, Any]]:
-    """Write everything that is measured of the test predictions, as of a probe's; return its rows.
-
-    Thresholds come from the validation predictions; without these there is none but .5.
-    """
-    found = measure_all(predictions["test"], predictions.get("val"), store.manifest, draws=draws, level=LEVEL)
-    found.to_parquet(run.artefact("measures", "measures.parquet"))
-    return found.to_dict("records")
 
 
 def keep_classifier(
