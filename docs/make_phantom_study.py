@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from make_results import finding_row
-from phantom_claims import CLAIMS, judge
+from phantom_claims import CLAIMS, SHARES, in_short, judge
 from phantom_figures import draw
 
 from pacx.evaluation.reporting.all_tables import arm_tables
@@ -69,7 +69,7 @@ def main(root: Path, commits: Mapping[str, str]) -> None:
     text = json.dumps({"claims": claims, "parts": parts}, indent=1, sort_keys=True)
     target.write_text(text + "\n", encoding="utf-8")
     figures = draw(reports, target.with_suffix(""))
-    lines = [HEAD, *_overview(parts), *_claims(claims)]
+    lines = [HEAD, *_in_short(claims), *_overview(parts), *_claims(claims)]
     for figure, caption in figures.items():
         lines.append(f"\n![{caption}](phantom_study/{figure})\n\n*{caption}*")
     for part in PARTS:
@@ -107,6 +107,18 @@ def _last_fall(run: Path) -> float:
     return losses[-1 - len(losses) // 3] - losses[-1]
 
 
+def _in_short(judged: list[dict[str, Any]]) -> Iterator[str]:
+    """Sum up what was found: how many claims of the paper were seen, and the main differences."""
+    papers = [one["verdict"] for one in judged if not one["ours"]]
+    seen, opposite, open_ = (papers.count(verdict) for verdict in ("seen", "opposite", "not seen"))
+    yield (
+        f"\n## In short\n\nThe paper's claims pose {len(papers)} questions here (a claim about labels is three: with "
+        f"all, 10 % and 1 % of them). {seen} are answered as the paper says, {opposite} the other way, {open_} are not "
+        "decided. Numbers are differences; their intervals are below.\n"
+    )
+    yield from (f"* {sentence}" for sentence in in_short({one["key"]: one for one in judged}))
+
+
 def _overview(parts: Mapping[str, Any]) -> Iterator[str]:
     yield (
         "\n## The parts\n\n| command | what it is about | steps | minutes of its steps | began | commit |\n"
@@ -131,11 +143,27 @@ def _claims(judged: list[dict[str, Any]]) -> Iterator[str]:
         "\n## Claim by claim\n\n**Seen**: the interval lies on the side that the claim names, or, where no "
         "difference, no gain or no loss is claimed, does not exclude it. **Opposite**: it lies on the other side. "
         "**Not seen**: it does not decide. That an interval holds 0 does not prove that there is no difference; "
-        "how large one could be is what its ends say. Intervals are not adjusted for the number of claims.\n"
+        "how large one could be is what its ends say. Intervals are not adjusted for the number of claims. "
+        f"{_OURS}: ours, not claimed in the paper. Each claim is judged at every share of the labels, so that none is "
+        "picked.\n"
     )
-    yield "| claim | | difference | decided by |\n|---|---|---|---|"
+    yield f"| mean AUROC | {' | '.join(SHARES.values())} | decided by |\n|---|---|---|---|---|"
+    probed = [one for one in judged if one["share"] is not None]
+    for start in range(0, len(probed), len(SHARES)):
+        shares = probed[start : start + len(SHARES)]
+        cells = " | ".join(f"**{one['verdict']}** {one['shown']}" for one in shares)
+        yield f"| {_text(shares[0])} | {cells} | `{shares[0]['report']}` |"
+    yield "\n| outlines, embeddings, attention | | decided by |\n|---|---|---|"
     for one in judged:
-        yield f"| {one['claim']} | **{one['verdict']}** | {one['shown']} | `{one['report']}` |"
+        if one["share"] is None:
+            yield f"| {_text(one)} | **{one['verdict']}** {one['shown']} | `{one['report']}` |"
+
+
+def _text(claim: Mapping[str, Any]) -> str:
+    return f"{claim['claim']} {_OURS}" if claim["ours"] else str(claim["claim"])
+
+
+_OURS = "°"
 
 
 def _section(part: str, found: Mapping[str, Any]) -> Iterator[str]:
