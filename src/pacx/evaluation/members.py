@@ -186,9 +186,10 @@ def _settings(member: Member) -> dict[str, Any]:
     """How it was judged; draws may differ, since the pool draws anew."""
     protocol = {key: value for key, value in member.protocol.items() if key != "draws"}
     asked = {key: member.results.get(key) for key in ("mask", "method", "split", "shuffled_teachers")}
-    curves = member.results.get("faithfulness") or {}
-    head = {"task": (member.results.get("head") or {}).get("task"), **{key: curves.get(key) for key in _OF_CURVES}}
-    return {**protocol, **asked, **head, "seeds": member.content["config"].get("seeds")}
+    curves, head = member.results.get("faithfulness") or {}, member.results.get("head")
+    explained = {"task": head.get("task") if isinstance(head, Mapping) else None}  # a probe lists its tasks instead
+    explained |= {key: curves.get(key) for key in _OF_CURVES}
+    return {**protocol, **asked, **explained, "seeds": member.content["config"].get("seeds")}
 
 
 _OF_CURVES = ("removed", "steps")
