@@ -12,10 +12,12 @@ from sklearn.metrics import roc_auc_score
 from pacx.data.manifest import subset_rows
 from pacx.errors import PacxError
 from pacx.evaluation.linear import STRENGTHS
+from pacx.evaluation.pool import pool
 from pacx.evaluation.probe import probe
 from pacx.frozen.features import extract
 from pacx.measures import kept_groups, measure, measure_all, summarise_all
-from pacx.models.encoder import load_encoder, weights_hash
+from pacx.models.encoder import Encoder, load_encoder, save_encoder, weights_hash
+from pacx.runs import read_result
 from pacx.scoring import summarise
 from pacx.statistics import auroc_draws, bootstrap_auroc, resample_patients
 
@@ -248,3 +250,21 @@ def test_scores_and_measures_in_parts_are_those_of_the_whole(store, run):
     assert set(groups["image_id"]) == set(pd.read_parquet(out / "predictions.parquet")["image_id"])
     row = written.query("task == 'side' and fraction == 1.0 and metric == 'auroc' and rule == ''").iloc[0]
     assert row["value"] == pytest.approx(_entry(result, "summary", task="side", label="side", fraction=1.0)["value"])
+
+
+def test_real_probes_of_two_encoders_are_pooled_with_everything_that_they_keep(store, encoder, run, tmp_path):
+    """What other tests pool are runs that they write themselves."""
+    torch.manual_seed(7)
+    other = save_encoder(Encoder(encoder.config), tmp_path / "other" / "encoder")
+    second = tmp_path / "probe-other"
+    probe(store=store.path, encoder=str(other), out=second, fractions=[0.1, 1.0], seeds=3, draws=100)
+    pooled = pool(runs=[run[2], second], out=tmp_path / "pool", name="both", draws=50)["results"]
+    of_run = [read_result(path)["results"]["summary"] for path in (run[2], second)]
+    expected = {
+        (one["task"], one["label"], one["fraction"]): pytest.approx((one["value"] + other["value"]) / 2)
+        for one, other in zip(*of_run, strict=True)
+        if one["value"] is not None
+    }
+    found = {(one["task"], one["label"], one["fraction"]): one["value"] for one in pooled["summary"]}
+    assert {key: found[key] for key in expected} == expected and len(expected) > 2
+    assert {one["num_runs"] for one in pooled["measures"]} == {2}
