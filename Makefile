@@ -31,7 +31,7 @@ lint: $(READY)   ## ruff, mypy, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## ours beside the peers', about an hour; results and table in benchmarks/
+bench: $(READY)  ## ours beside the peers', over an hour on two cores; results and table in benchmarks/
 	$(BIN)/python -m benchmarks
 
 docs: $(READY)   ## the documentation, built strictly into site/

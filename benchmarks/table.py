@@ -19,6 +19,7 @@ NAMES = (
     "mae_step",
     "distill_step",
     "loader",
+    "prepare_scale",
     "teachers",
     "labs_teacher",
     "bootstrap",

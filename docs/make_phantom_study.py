@@ -144,8 +144,10 @@ def _claims(judged: list[dict[str, Any]]) -> Iterator[str]:
         "difference, no gain or no loss is claimed, does not exclude it. **Opposite**: it lies on the other side. "
         "**Not seen**: it does not decide. That an interval holds 0 does not prove that there is no difference; "
         "how large one could be is what its ends say. Intervals are not adjusted for the number of claims. "
-        f"{_OURS}: ours, not claimed in the paper. Each claim is judged at every share of the labels, so that none is "
-        "picked.\n"
+        "A difference is the arm that was changed minus what it is compared with: PaCX minus MAE; a part left out "
+        "minus the whole method; all weights tuned minus LoRA; 75 % hidden minus 90 %. So a claim that the usual way "
+        f"is better is seen where the number is negative. {_OURS}: ours, not claimed in the paper. Each claim is "
+        "judged at every share of the labels, so that none is picked.\n"
     )
     yield f"| mean AUROC | {' | '.join(SHARES.values())} | decided by |\n|---|---|---|---|---|"
     probed = [one for one in judged if one["share"] is not None]

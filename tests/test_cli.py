@@ -100,3 +100,27 @@ def test_doctor_tells_versions_and_cores(capsys: pytest.CaptureFixture[str]) -> 
     text = capsys.readouterr().out
     assert "numpy" in text
     assert "cores" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("pretrain --store x --size gigantic --out y",
+         "--size gigantic is not allowed. Choose tiny, small, base, large or huge."),
+        ("align --store s --encoder e --banks b --fit_on tset --out y",
+         "--fit-on tset is not allowed. Choose train or val."),
+        ("simulate --patients many --out y", "--patients many is not a whole number."),
+        ("simulate --missing-ecg x --out y", "--missing-ecg x is not a number."),
+        ("prepare table x --lab-window 3 --out y", "--lab-window [3] is not a pair of numbers."),
+        ("distill --store x --encoder e --out y", "--banks is required."),
+        ("prepare folder --out y", "root is required."),
+        ("simulate --speed 3 --out y", "unrecognized arguments: --speed 3."),
+    ],
+)  # fmt: skip
+def test_a_wrong_argument_is_told_in_a_users_words(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments.split()) == 2
+    name = arguments.split()[0]
+    text = " ".join(capsys.readouterr().err.split())
+    assert text == f"pacx {name}: error: {message} See `pacx {name} --help`."

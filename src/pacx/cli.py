@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Sequence
 
 from pacx import __version__
-from pacx.commands import COMMANDS, build_parser, find, friendly_arguments, load, split_name
+from pacx.commands import COMMANDS, build_parser, find, friendly_arguments, friendly_error, load, split_name
 from pacx.data.quiet import quiet_decoders
 from pacx.errors import PacxError
 from pacx.ranks import is_first, rank
@@ -83,7 +83,7 @@ def _call(name: str, arguments: list[str]) -> int:
     try:
         parsed = parser.parse_args(friendly_arguments(function, arguments))
     except ArgumentError as error:
-        return _fail(name, f"{' '.join(str(error).split())} See `pacx {name} --help`.")
+        return _fail(name, f"{friendly_error(function, str(error))} See `pacx {name} --help`.")
     values = parser.instantiate(parsed)
     values.pop("config", None)
     given = values.as_dict()

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -26,6 +27,7 @@ __all__ = [
     "check_arguments",
     "find",
     "friendly_arguments",
+    "friendly_error",
     "load",
     "split_name",
 ]
@@ -205,6 +207,51 @@ def friendly_arguments(function: Callable[..., Any], argv: Sequence[str]) -> lis
                 values.append(tokens.pop(0))
             out[place] = json.dumps(values) if _holds_text(hint) else "[" + ",".join(values) + "]"
     return out
+
+
+def friendly_error(function: Callable[..., Any], text: str) -> str:
+    """Say in a user's words what the parser says in Python's types.
+
+    Args:
+        function: the command.
+        text: the parser's message.
+    """
+    text = " ".join(text.split())
+    if missing := re.fullmatch(r"the following arguments are required: (.+)", text):
+        names = [_as_written(function, name) for name in missing[1].split(", ")]
+        return f"{_listed(names, 'and')} {'is' if len(names) == 1 else 'are'} required."
+    key = re.search(r'Parser key "(\w+)"', text)
+    given = re.search(r"Given value: (.*)$", text) or re.search(r"Got value: (.*)$", text)
+    if key and given:
+        said = f"{_as_written(function, key[1])} {given[1]}"
+        if choices := re.search(r"Literal\[(.*?)\]", text):
+            names = [str(one) for one in ast.literal_eval(f"[{choices[1]}]")]
+            return f"{said} is not allowed. Choose {_listed(names, 'or')}."
+        for kind, words in _KINDS.items():
+            if kind in text:
+                return f"{said} is not {words}."
+    return text if text.endswith(".") else f"{text}."
+
+
+_KINDS = {
+    "list[float]": "a list of numbers",
+    "list[int]": "a list of whole numbers",
+    "tuple[float, float]": "a pair of numbers",
+    "<class 'float'>": "a number",
+    "<class 'int'>": "a whole number",
+    "<class 'bool'>": "true or false",
+}
+"""how the parser writes a type, the widest first, and what people call it"""
+
+
+def _as_written(function: Callable[..., Any], name: str) -> str:
+    """Return an argument as it is given: by position, or as a flag."""
+    kind = inspect.signature(function).parameters[name].kind
+    return name if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD else f"--{name.replace('_', '-')}"
+
+
+def _listed(names: Sequence[str], word: str) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
 
 
 def _with_list_flag(function: Callable[..., Any], argv: Sequence[str]) -> list[str]:

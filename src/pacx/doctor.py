@@ -16,7 +16,8 @@ _PACKAGES = {
     "base": ("numpy", "scipy", "pillow", "pydicom", "pandas", "pyarrow", "jsonargparse", "wfdb"),
     "train": ("torch", "torchvision", "lightning", "timm", "peft", "safetensors", "matplotlib"),
     "dicom": ("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg"),
-    "serve": ("onnxruntime",),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "serve": ("onnxruntime", "fastapi", "uvicorn", "prometheus-client", "python-multipart"),
 }
 
 
