@@ -163,6 +163,18 @@ def test_one_present_row_counts_for_regression_and_not_for_contrast() -> None:
     assert found["loss"].item() == pytest.approx(found["regression/labs"].item())
 
 
+def test_rows_of_one_patient_count_for_regression_and_not_for_contrast() -> None:
+    image, teachers = example()
+    teachers["ecg"] = teachers["ecg"]._replace(present=torch.tensor([True, True, False, False, False, False]))
+    patient = torch.tensor([7, 7, 1, 2, 3, 4])
+    parts = distillation_loss(image, teachers, scale=5.0, patient=patient)
+    assert "contrastive/ecg" not in parts
+    assert "regression/ecg" in parts
+    assert float(parts["contrastive"]) == float(parts["contrastive/labs"])
+    strangers = distillation_loss(image, teachers, scale=5.0)
+    assert "contrastive/ecg" in strangers
+
+
 def test_a_weight_of_zero_leaves_zero_gradients_and_no_part() -> None:
     image, teachers = example()
     terms = teachers["ecg"]

@@ -137,6 +137,14 @@ def _match(logits: Tensor, smoothing: float, excluded: Tensor | None) -> Tensor:
     return -((1 - smoothing) * log_share.diagonal() + smoothing * everybody).mean()
 
 
+def _has_negatives(present: Tensor, patient: Tensor | None) -> bool:
+    """Say whether any present row has another one to be told apart from; if one has, all have."""
+    if patient is None:
+        return int(present.sum()) > 1
+    people = patient[present]
+    return bool((people != people[:1]).any())
+
+
 def _same_patient(patient: Tensor) -> Tensor:
     """Return (n, n), True for another row of the same patient."""
     return (patient[:, None] == patient) & ~torch.eye(len(patient), dtype=torch.bool, device=patient.device)
@@ -229,7 +237,7 @@ def joint_distillation_loss(
 
     L = lambda_C L_C + lambda_R L_R + lambda_A L_A, the first two the weighted mean over the teachers that are there:
 
-        L_C = sum_t w_t InfoNCE_t / sum_t w_t   over teachers with at least two present rows in the batch,
+        L_C = sum_t w_t InfoNCE_t / sum_t w_t   over teachers with a present row that has a negative in the batch,
         L_R = sum_t w_t (1 - cos)_t / sum_t w_t   over teachers with at least one,
         L_A = the mean `token_distance` over all rows, where it is given.
 
@@ -249,7 +257,7 @@ def joint_distillation_loss(
         anchor_weight: lambda_A.
 
     Returns:
-        `loss`, `contrastive`, `regression`, `anchor`, and for each teacher with present rows `contrastive/NAME`,
+        `loss`, `contrastive`, `regression`, `anchor`, and for each teacher that counts in them `contrastive/NAME`,
         `positive_cosine/NAME` and `regression/NAME`. A term that nothing was there for is absent, not 0.
 
     Raises:
@@ -260,14 +268,13 @@ def joint_distillation_loss(
         raise PacxError(f"There are weights for {sorted(unknown)}, but the teachers are {sorted(teachers)}.")
     contrastive, regression, parts = {}, {}, {}
     for name, terms in teachers.items():
-        num_present = int(terms.present.sum())
-        if contrastive_weight and num_present > 1:
+        if contrastive_weight and _has_negatives(terms.present, patient):
             pair = info_nce(
                 image, terms.projected, terms.present, scale=scale, label_smoothing=label_smoothing, patient=patient
             )
             contrastive[name] = pair["loss"]
             parts[f"positive_cosine/{name}"] = pair["positive_cosine"]
-        if regression_weight and num_present > 0:
+        if regression_weight and bool(terms.present.any()):
             regression[name] = cosine_regression(terms.predicted, terms.embedding, terms.present)["loss"]
     # Every head takes part in every step, with zero gradients if need be: distributed training waits for all of them.
     loss = _attached_zero(

@@ -252,6 +252,23 @@ def test_one_validation_row_neither_chooses_the_epoch_nor_warns_of_a_collapse(
     assert found["retrieval_split"] == "test"
 
 
+def test_validation_rows_of_one_patient_do_not_choose_the_epoch(
+    pairs: Store, encoder_path: Path, banks: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    bank = Bank.open(banks[0])
+    val = pairs.rows("val")
+    present = bank.present.copy()
+    present[val] = pairs.manifest["patient_id"].to_numpy()[val] == pairs.manifest["patient_id"].iloc[val[0]]
+    assert present[val].sum() == 2
+    replace(bank, present=present).save(tmp_path / "one")
+    options = {"epochs": 2, "regression_weight": 0.0}
+    with caplog.at_level("WARNING", logger="pacx"):
+        found = run(pairs, encoder_path, [tmp_path / "one"], tmp_path / "run", **options)
+    assert found["val_loss"] is None
+    assert not (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
+    assert sum("the last epoch is kept" in line for line in caplog.messages) == 1
+
+
 def test_holes_change_neither_loss_nor_gradients_nor_measurements(pairs: Store, encoder_path: Path, banks: list[Path]):
     opened = open_banks(banks, pairs)
     garbage = {

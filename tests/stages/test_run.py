@@ -116,6 +116,19 @@ def test_best_checkpoint_is_that_of_the_lowest_monitored_value(tmp_path: Path):
     assert best_path(unmonitored).name == "last.ckpt"
 
 
+def test_epochs_that_could_not_be_judged_are_not_the_best_and_without_any_other_the_last_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level("WARNING", logger="pacx"):
+        some, _, _ = train(tmp_path / "some", [math.nan, 3.0, math.nan])
+        assert torch.load(best_path(some), weights_only=True)["epoch"] == 1
+        assert not any("could not choose" in line for line in caplog.messages)
+        none, _, _ = train(tmp_path / "none", [math.nan, math.nan, math.nan])
+    assert best_path(none).name == "last.ckpt"
+    assert not (tmp_path / "none" / "checkpoints" / "best.ckpt").exists()
+    assert sum("val_loss is not a number in any epoch" in line for line in caplog.messages) == 1
+
+
 def test_modules_that_came_in_evaluation_mode_are_trained_in_training_mode(tmp_path: Path):
     _, module, _ = train(tmp_path / "run", [1.0, 1.0])
     assert module.seen_training == [True] * 4

@@ -88,7 +88,7 @@ def resume_path(run: RunFolder, resume: Resume) -> Path | None:
 
 
 def best_path(run: RunFolder) -> Path:
-    """Return the checkpoint of the best epoch, or of the last one where nothing was monitored."""
+    """Return the checkpoint of the best epoch, or of the last one where nothing could choose."""
     best = run.path / "checkpoints" / "best.ckpt"
     return best if best.is_file() else best.with_name("last.ckpt")
 

@@ -41,7 +41,8 @@ class Checkpoints(Checkpoint):
         folder: where they go.
         keep: how many of the newest stay, 1 or more.
         minutes: time after which one is written inside an epoch; 0 = after every optimiser step.
-        monitor: the metric that decides what `best.ckpt` is; None for no `best.ckpt`.
+        monitor: the metric that decides what `best.ckpt` is; None for no `best.ckpt`. There is none either while the
+            metric is NaN.
         mode: whether that metric is to fall or to rise.
     """
 
@@ -121,6 +122,14 @@ class Checkpoints(Checkpoint):
         if self._is_asked_to_stop(trainer):
             self.stop.end()
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say so if no epoch was the best."""
+        if self.monitor is not None and self._best is None:
+            log.warning(
+                "%s is not a number in any epoch, so validation could not choose one: the last epoch is kept. Check "
+                "that the validation rows are enough to measure it.", self.monitor,
+            )  # fmt: skip
+
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the place inside the epoch, by how many processes, and the best value so far."""
         inside = is_inside_epoch(trainer)
@@ -169,9 +178,10 @@ class Checkpoints(Checkpoint):
 
     def _is_best(self, trainer: L.Trainer, monitor: str) -> bool:
         value = float(trainer.callback_metrics[monitor])
-        if math.isnan(value):  # anything else is better
-            value = float("inf" if self.mode == "min" else "-inf")
         better = self._best is None or (value < self._best if self.mode == "min" else value > self._best)
+        better = better and not math.isnan(
+            value
+        )  # an epoch that could not be judged is not the best, not even the first
         better = bool(trainer.strategy.broadcast(better))
         if better:
             self._best = value
