@@ -252,6 +252,25 @@ def test_one_validation_row_neither_chooses_the_epoch_nor_warns_of_a_collapse(
     assert found["retrieval_split"] == "test"
 
 
+def test_a_contrastive_loss_that_would_be_alone_and_always_zero_is_refused(
+    pairs: Store, encoder_path: Path, banks: list[Path], tmp_path: Path
+):
+    """The toy store has two rows per patient, so that one patient is enough for a loss that does not know them."""
+    bank = replace(Bank.open(banks[0]), present=np.ones(len(pairs), dtype=bool))
+    bank.save(tmp_path / "full")
+    alone = {"num_pairs": 1, "regression_weight": 0.0, "epochs": 2}
+    with pytest.raises(
+        PacxError, match=r"always be 0: no teacher \(first\) has training rows of two different patients"
+    ):
+        run(pairs, encoder_path, [tmp_path / "full"], tmp_path / "aware", **alone)
+    every = run(pairs, encoder_path, [tmp_path / "full"], tmp_path / "every", patient_aware=False, **alone)
+    assert every["num_train"] == 2
+    assert every["train_loss"] > 0
+    unheard = {"teacher_weights": ["first=0"], "num_pairs": 1, "regression_weight": 0.0}
+    with pytest.raises(PacxError, match=r"no teacher \(second\)"):
+        run(pairs, encoder_path, [tmp_path / "full", banks[1]], tmp_path / "unheard", **unheard)
+
+
 def test_validation_rows_of_one_patient_do_not_choose_the_epoch(
     pairs: Store, encoder_path: Path, banks: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

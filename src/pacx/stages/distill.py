@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from pacx.models.student import Adaptation, Student, TrainNorms
 from pacx.runs import open_run
 from pacx.stages.distillation import Distillation
 from pacx.stages.distilled import judge, keep_student, sizes
-from pacx.stages.lessons import by_teacher, plan_lessons
+from pacx.stages.lessons import Lessons, by_teacher, plan_lessons
 from pacx.stages.pairing import COLLAPSED
 from pacx.stages.provenance import learned_from
 from pacx.stages.run import (
@@ -165,6 +166,8 @@ def distill(
             cohort, true, complete_only=complete_only, keep=keep, num_pairs=num_pairs, shuffle=shuffle_teachers,
             seed=seed,
         )  # fmt: skip
+        if not regression_weight:
+            _refuse_nothing_to_contrast(lessons, weights, patient_aware=patient_aware)
         taught, rows = lessons.banks, lessons.rows
         seed_everything(seed)
         student = Student(
@@ -225,6 +228,18 @@ def distill(
                 **sizes(module.student),
             }
         )
+
+
+def _refuse_nothing_to_contrast(lessons: Lessons, weights: Mapping[str, float], *, patient_aware: bool) -> None:
+    """Refuse a contrastive loss that would be alone and always 0."""
+    counting = [name for name in lessons.banks if weights.get(name, 1.0)]
+    if any(lessons.can_contrast(name, patient_aware=patient_aware) for name in counting):
+        return
+    needed = "of two different patients" if patient_aware else "(two)"
+    raise PacxError(
+        f"The contrastive loss is the only term, and it would always be 0: no teacher ({', '.join(counting)}) has "
+        f"training rows {needed} to tell apart. Give more rows (--num_pairs, --keep), or a --regression_weight above 0."
+    )
 
 
 def _check_arguments(given: dict[str, Any]) -> None:

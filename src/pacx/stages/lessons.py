@@ -40,6 +40,16 @@ class Lessons:
         bank, rows = self.banks[name], self.rows[split]
         return np.asarray(bank.embeddings[rows[bank.present[rows]]])
 
+    def can_contrast(self, name: str, *, patient_aware: bool) -> bool:
+        """Say whether any two training rows of a teacher may be told apart: of two patients, or any if not aware."""
+        rows = self.taught_rows(name)
+        return len(np.unique(self.patient[rows]) if patient_aware else rows) > 1
+
+    def taught_rows(self, name: str) -> NDArray[np.int64]:
+        """Return the training rows that one teacher knows."""
+        rows = self.rows["train"]
+        return rows[self.banks[name].present[rows]]
+
 
 def plan_lessons(
     store: Store,
