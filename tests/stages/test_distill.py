@@ -88,6 +88,8 @@ def test_rows_that_some_teacher_knows_train_unless_only_complete_ones_are_wanted
     present = np.stack([bank.present[train] for bank in opened.values()])
     assert runs.true["num_train"] == int(present.any(axis=0).sum())
     assert runs.true["num_complete"] == int(present.all(axis=0).sum()) < runs.true["num_train"]
+    by_teacher = {name: found["num_train"] for name, found in runs.true["teachers"].items()}
+    assert by_teacher == {name: int(bank.present[train].sum()) for name, bank in opened.items()}
     complete = run(pairs, encoder_path, banks, tmp_path / "c", complete_only=True, epochs=2)
     assert complete["num_train"] == runs.true["num_complete"]
 
@@ -269,6 +271,19 @@ def test_a_contrastive_loss_that_would_be_alone_and_always_zero_is_refused(
     unheard = {"teacher_weights": ["first=0"], "num_pairs": 1, "regression_weight": 0.0}
     with pytest.raises(PacxError, match=r"no teacher \(second\)"):
         run(pairs, encoder_path, [tmp_path / "full", banks[1]], tmp_path / "unheard", **unheard)
+
+
+def test_a_teacher_without_a_training_row_is_refused_beside_another(pairs: Store, banks: list[Path]) -> None:
+    opened = open_banks(banks, pairs)
+    present = opened["second"].present.copy()
+    present[pairs.rows("train")] = False
+    silent = {**opened, "second": replace(opened["second"], present=present)}
+    with pytest.raises(PacxError, match=r"Teacher 'second' has no row to train on.*Leave this bank out"):
+        plan_lessons(pairs, silent)
+    with pytest.raises(PacxError, match="known to all of first, second"):
+        plan_lessons(pairs, silent, complete_only=True)
+    with pytest.raises(PacxError, match="Teacher 'first' has no row"):
+        plan_lessons(pairs, opened, keep=["first=1e-9"])
 
 
 def test_validation_rows_of_one_patient_do_not_choose_the_epoch(

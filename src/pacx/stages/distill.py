@@ -217,6 +217,10 @@ def distill(
         return run.finish(
             {
                 **results,
+                "teachers": {
+                    name: {**found, "num_train": len(lessons.taught_rows(name))}
+                    for name, found in results["teachers"].items()
+                },
                 "shuffled_teachers": shuffle_teachers,
                 "train_loss": table.last("train_loss"),
                 "skipped_steps": int(table.last("skipped_steps")),

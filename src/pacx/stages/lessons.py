@@ -73,7 +73,8 @@ def plan_lessons(
         seed: of both.
 
     Raises:
-        PacxError: a share that makes no sense, or of a teacher that is not there; more pairs than there are.
+        PacxError: a share that makes no sense, or of a teacher that is not there; more pairs than there are;
+            a teacher without a training row.
     """
     split, patient = store.manifest["split"].to_numpy(dtype=str), store.manifest["patient_id"].to_numpy(dtype=str)
     shares = by_teacher(keep, banks, option="keep")
@@ -86,7 +87,24 @@ def plan_lessons(
         rows["train"] = _some_patients(rows["train"], patient, num_pairs, seed=seed)
     if shuffle:
         taught = {name: bank.shuffled(split, patient=patient, seed=seed) for name, bank in taught.items()}
-    return Lessons(taught, rows, np.unique(patient, return_inverse=True)[1].astype(np.int64))
+    lessons = Lessons(taught, rows, np.unique(patient, return_inverse=True)[1].astype(np.int64))
+    _refuse_silent(lessons, complete_only=complete_only)
+    return lessons
+
+
+def _refuse_silent(lessons: Lessons, *, complete_only: bool) -> None:
+    """Refuse teachers who would teach nobody; their heads would stay as they were drawn."""
+    if complete_only and not len(lessons.rows["train"]):
+        raise PacxError(
+            "There is no row to train on: no image of the training split is known to all of "
+            f"{', '.join(lessons.banks)}. Leave --complete_only out, or leave out a teacher."
+        )
+    silent = [repr(name) for name in lessons.banks if not len(lessons.taught_rows(name))]
+    if silent:
+        raise PacxError(
+            f"Teacher {' and '.join(silent)} has no row to train on: its bank knows none of the training rows that "
+            "--keep, --num_pairs and --complete_only leave. Leave this bank out, or leave more rows."
+        )
 
 
 def _some_patients(rows: NDArray[np.int64], patient: NDArray[np.str_], num: int, *, seed: int) -> NDArray[np.int64]:
