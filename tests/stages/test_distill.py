@@ -286,6 +286,23 @@ def test_a_teacher_without_a_training_row_is_refused_beside_another(pairs: Store
         plan_lessons(pairs, opened, keep=["first=1e-9"])
 
 
+def test_a_batch_larger_than_the_rows_is_taken_down_and_said(
+    pairs: Store, encoder_path: Path, banks: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level("INFO", logger="pacx"):
+        found = run(pairs, encoder_path, banks, tmp_path / "cut", num_pairs=10, epochs=2, batch_size=50)
+        assert found["effective_batch_size"] == found["num_train"] < 50
+        assert found["steps"] == 2
+        said = (
+            f"distill: {found['num_train']} rows, so the batch is {found['num_train']} (50 were asked for): 1 step an"
+        )
+        assert sum(said in line for line in caplog.messages) == 1
+        caplog.clear()
+        small = run(pairs, encoder_path, banks, tmp_path / "small", num_pairs=10, epochs=2, batch_size=4)
+    assert small["effective_batch_size"] == 4
+    assert not any("were asked for" in line for line in caplog.messages)
+
+
 def test_validation_rows_of_one_patient_do_not_choose_the_epoch(
     pairs: Store, encoder_path: Path, banks: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

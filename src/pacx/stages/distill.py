@@ -184,7 +184,7 @@ def distill(
             label_smoothing=label_smoothing, learning_rate=learning_rate, weight_decay=weight_decay,
             warmup_epochs=warmup_epochs,
         )  # fmt: skip
-        batch_size = clip_batch_size(batch_size, len(rows["train"]))
+        batch_size = _settle_batch_size(batch_size, len(rows["train"]))
 
         def loader(split: str, *, training: bool = False) -> Any:
             change = Augment.distill() if augment and training else Augment.none()
@@ -227,11 +227,23 @@ def distill(
                 "epochs": epochs,
                 "steps": int(table.last("step")),
                 "images_per_second": table.images_per_second,
+                "effective_batch_size": batch_size * trainer.world_size,
                 "num_train": len(rows["train"]),
                 "num_complete": lessons.num_complete,
                 **sizes(module.student),
             }
         )
+
+
+def _settle_batch_size(asked: int, num_rows: int) -> int:
+    """Take the batch down to the rows that there are, and say so."""
+    size = clip_batch_size(asked, num_rows)
+    if size < asked:
+        log.info(
+            "distill: %d rows, so the batch is %d (%d were asked for): 1 step an epoch; a smaller --batch_size gives "
+            "more steps.", num_rows, size, asked,
+        )  # fmt: skip
+    return size
 
 
 def _refuse_nothing_to_contrast(lessons: Lessons, weights: Mapping[str, float], *, patient_aware: bool) -> None:
