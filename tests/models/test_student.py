@@ -257,6 +257,7 @@ def test_distillation_reaches_every_trainable_weight_and_no_other() -> None:
         ({}, {}, "at least one teacher"),
         ({"12-lead.ecg": 4}, {}, "12-lead.ecg"),
         ({"keys": 4}, {}, "'keys'"),
+        ({"training": 4}, {}, "'training'"),
         ({"ecg": 0}, {}, "length 0"),
         ({"ecg": 4}, {"adaptation": "some"}, "lora, last or full"),
         ({"ecg": 4}, {"train_norms": "none"}, "all or final"),

@@ -192,6 +192,13 @@ def test_flags_that_do_not_go_together_are_refused_before_anything_is_written(
     assert not (tmp_path / "bank").exists()
 
 
+@pytest.mark.parametrize("name", ["training", "12-lead"])
+def test_a_name_that_no_student_could_use_is_refused(store: Store, tmp_path: Path, name: str):
+    with pytest.raises(PacxError, match=f"cannot be called '{name}'"):
+        bank(store=store.path, like=tmp_path / "other", name=name, out=tmp_path / "bank")
+    assert not (tmp_path / "bank").exists()
+
+
 def test_a_bank_made_like_another_keeps_its_name_and_says_how_it_was_changed(store: Store, tmp_path: Path):
     first = fill_bank(store, Echo(half(store)), tmp_path / "first", batch_size=10)
     given = {"store": store.path, "like": tmp_path / "first", "noise": 0.1, "mean_cosine": 0.5}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pacx.errors import PacxError
 
-__all__ = ["LinearHead", "SegmentationDecoder", "projection_head"]
+__all__ = ["LinearHead", "SegmentationDecoder", "check_teacher_name", "projection_head"]
 
 NARROWEST = 8  # channels of the last upsampling steps, however large the patch
 
@@ -76,6 +76,20 @@ class SegmentationDecoder(nn.Module):
         if logits.shape[-1] != self.image_size:
             logits = F.interpolate(logits, size=(self.image_size, self.image_size), mode="bilinear", antialias=True)
         return logits.squeeze(1)
+
+
+def check_teacher_name(name: str) -> None:
+    """Refuse names under which a student could not keep a teacher's heads.
+
+    Raises:
+        PacxError: not a Python identifier, or what a `ModuleDict` calls something else (training, keys).
+    """
+    # An instance has names that its class lacks, such as training.
+    if not name.isidentifier() or hasattr(nn.ModuleDict(), name):
+        raise PacxError(
+            f"A teacher cannot be called {name!r}. Use letters, digits and _, such as ecg or labs, and no word that "
+            "PyTorch uses itself, such as training or keys."
+        )
 
 
 def projection_head(width: int, out_width: int, *, dropout: float = 0.2) -> nn.Sequential:

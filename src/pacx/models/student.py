@@ -31,7 +31,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pacx.errors import PacxError
 from pacx.models.encoder import Encoder
-from pacx.models.heads import projection_head
+from pacx.models.heads import check_teacher_name, projection_head
 from pacx.models.lora import AdaptedBlock, LoraLinear
 from pacx.models.standardise import Standardiser
 from pacx.models.weights import new_folder
@@ -244,7 +244,6 @@ def _check_teachers(teachers: Mapping[str, int]) -> None:
     if not teachers:
         raise PacxError("A student needs at least one teacher. Give one bank or more.")
     for name, dim in teachers.items():
-        if not name.isidentifier() or hasattr(nn.ModuleDict, name):
-            raise PacxError(f"A teacher cannot be called {name!r}. Use letters, digits and _, such as ecg or labs.")
+        check_teacher_name(name)
         if dim < 1:
             raise PacxError(f"Teacher {name} has embeddings of length {dim}; they need at least one number.")

@@ -24,6 +24,7 @@ from pacx.data.bank_import import import_bank
 from pacx.data.bank_writer import BankWriter
 from pacx.data.store import Store
 from pacx.errors import PacxError
+from pacx.models.heads import check_teacher_name
 from pacx.models.patients import save_patients
 from pacx.runs import open_run
 from pacx.stages.checkpoints import Resume
@@ -217,10 +218,8 @@ def _check_arguments(given: dict[str, Any]) -> None:
         raise PacxError("--noise and --mean-cosine change a bank that exists: name it with --like.")
     if given["embeddings"] and not given["name"]:
         raise PacxError("Embeddings from files need a name for reports: --name ppg.")
-    if given["name"] is not None and not str(given["name"]).isidentifier():
-        raise PacxError(
-            f"A teacher cannot be called {given['name']!r}. Use letters, digits and _, such as ecg or labs."
-        )
+    if given["name"] is not None:
+        check_teacher_name(str(given["name"]))
     foreign = [flag for flag in ("ids", "kind", "ignore_unknown") if given[flag]]
     if not given["embeddings"] and (foreign or given["match"] != "image_id"):
         flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in foreign or ["match"])
