@@ -61,6 +61,63 @@ def test_overwrite_replaces_a_finished_run_once_the_new_one_is_finished(tmp_path
     assert read_result(out)["results"] == {"seed": 2}
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"encoder": "{out}"},
+        {"encoder": "random:{out}/teacher:3"},
+        {"encoder": "{link}/teacher/1.txt"},
+        {"banks": [Path("elsewhere"), Path("{out}/teacher")]},
+        {"runs": ["{out}/../run"]},
+        {"like": Path("{link}")},
+    ],
+)
+def test_inputs_in_the_run_that_is_to_be_replaced_are_refused(tmp_path: Path, given: dict[str, object]) -> None:
+    out, link = tmp_path / "run", tmp_path / "link"
+    _finished(out, seed=1)
+    link.symlink_to(out)
+
+    def filled(value: object) -> object:
+        if isinstance(value, list):
+            return [filled(item) for item in value]
+        return type(value)(str(value).format(out=out, link=link))
+
+    config = {name: filled(value) for name, value in given.items()}
+    with (
+        pytest.raises(PacxError, match=r"lies in --out, which --overwrite would replace. Choose another --out"),
+        open_run(out, command="x", config=config, overwrite=True),
+    ):
+        pass
+    assert read_result(out)["results"] == {"seed": 1}
+    assert (out / "teacher" / "1.txt").is_file()
+
+
+def test_only_inputs_of_a_finished_run_keep_it_from_being_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = Path("ecg")
+    (tmp_path / "ecg-2").mkdir()
+    config = {
+        "name": "ecg", "kind": "ecg", "source": "ecg", "store": tmp_path, "teacher": Path("ecg-2"), "seed": 0,
+        "encoder": "timm:ecg", "out": out, "ids": None,
+    }  # fmt: skip
+    for _ in range(2):
+        with open_run(out, command="prepare", config=config, overwrite=True) as run:
+            run.finish({})
+    with (
+        pytest.raises(PacxError, match="lies in --out"),
+        open_run(out, command="convert", config=config, overwrite=True),
+    ):
+        pass
+    with open_run(out, command="report", config={"runs": [Path("ecg"), Path("ecg-2")]}, overwrite=True) as run:
+        run.finish({})
+    (out / "result.json").unlink()  # interrupted: nothing is put aside
+    with open_run(out, command="convert", config=config, overwrite=True) as run:
+        run.finish({})
+    assert read_result(out)["command"] == "convert"
+
+
 def test_a_run_that_fails_before_it_makes_anything_leaves_the_finished_one_that_it_was_to_replace(
     tmp_path: Path,
 ) -> None:

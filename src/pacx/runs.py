@@ -20,11 +20,12 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import UTC, datetime
@@ -50,6 +51,12 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 _REPLACED, _REPLACING, _RESTORING = ".replaced", ".replacing", ".restoring"
+_INPUTS = {
+    "encoder", "store", "stores", "banks", "like", "run", "runs", "against", "teacher", "embeddings", "ids", "weights",
+    "distilled", "labs_teacher", "images", "shards", "root",
+}  # fmt: skip
+"""arguments that say as text where something lies; other text is no path, even if it is called like one"""
+_FRESH = re.compile(r"random:(.+?)(?::\d+)?")  # random:FOLDER:SEED reads the folder
 _ALWAYS_THERE = {"config.yaml", "log.txt", "tensorboard"}
 """what a run makes before it does anything"""
 log = logging.getLogger("pacx")
@@ -167,11 +174,12 @@ def open_run(out: Path, *, command: str, config: Mapping[str, Any], overwrite: b
             put back if the new one fails before it has made anything.
 
     Raises:
-        PacxError: the folder holds a finished run, or something that is not a run, or cannot be written; or a number
-            that all commands take alike is too small.
+        PacxError: the folder holds a finished run, or something that is not a run, or cannot be written; an input lies
+            in a finished run that is to be replaced; or a number that all commands take alike is too small.
     """
     out = Path(out)
     check_counts(config)
+    inputs = _input_paths(config, command=command)
     config = {key: item for key, item in plain(config).items() if key not in {"out", "overwrite"}}
     if _is_joint(config) and not is_first():
         with _errors_only():
@@ -181,6 +189,7 @@ def open_run(out: Path, *, command: str, config: Mapping[str, Any], overwrite: b
     with locked(out):
         _settle(out)
         _refuse_finished(out, overwrite=overwrite)  # another process may just have finished it
+        _refuse_inputs_inside(out, inputs)
         _put_aside(out)
         _reset_peak_memory()
         write_text(out / "config.yaml", yaml.safe_dump({"command": command, **config}, sort_keys=False))
@@ -258,6 +267,33 @@ def _refuse_finished(out: Path, *, overwrite: bool) -> None:
         raise PacxError(
             f"{out} already holds a finished run. Choose another --out, or pass --overwrite true to replace it."
         )
+
+
+def _input_paths(config: Mapping[str, Any], *, command: str) -> list[Path]:
+    """Return what a command may read: its paths, and text where a path can be given as text."""
+    if command == "report":  # it leaves its own folder out of the runs
+        return []
+    named = _INPUTS | ({"source"} if command == "convert" else set())  # elsewhere the name of a data set
+    found = []
+    for name, value in config.items():
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if name != "out" and (isinstance(item, Path) or (isinstance(item, str) and name in named)):
+                fresh = _FRESH.fullmatch(str(item))
+                found.append(Path(fresh[1] if fresh else item))
+    return found
+
+
+def _refuse_inputs_inside(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuse to put aside what the new run is to read."""
+    if not (out / "result.json").is_file():
+        return
+    folder = out.resolve()
+    for given in inputs:
+        path = Path(os.path.abspath(given))  # noqa: PTH100  (without following links, which resolve() would)
+        # Neither what a link in the folder leads to nor a link from elsewhere into it may be overlooked.
+        places = (path.resolve(), path.parent.resolve() / path.name)
+        if os.path.lexists(path) and any(place.is_relative_to(folder) for place in places):
+            raise PacxError(f"{given} lies in --out, which --overwrite would replace. Choose another --out.")
 
 
 def _put_aside(out: Path) -> None:
