@@ -174,6 +174,23 @@ def test_a_run_that_was_replaced_is_kept_until_the_interrupted_new_one_is_finish
     assert not (out / ".replaced").exists()
 
 
+def test_a_command_that_is_refused_leaves_no_folder_but_one_that_made_something_does(tmp_path: Path) -> None:
+    with pytest.raises(PacxError, match="no such encoder"), open_run(tmp_path / "a", command="x", config={}):
+        raise PacxError("There is no such encoder.")
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(PacxError), open_run(tmp_path / "b", command="x", config={}) as run:
+        run.artefact("checkpoint", "checkpoints/last.ckpt").write_bytes(b"an hour of work")
+        raise PacxError("The loss is no number.")
+    assert (tmp_path / "b" / "checkpoints" / "last.ckpt").is_file()
+    with pytest.raises(KeyError), open_run(tmp_path / "c", command="x", config={}):
+        raise KeyError("a bug of ours, whose log may help")
+    assert (tmp_path / "c" / "log.txt").is_file()
+    (tmp_path / "d").mkdir()
+    with pytest.raises(PacxError), open_run(tmp_path / "d", command="x", config={}):
+        raise PacxError("There is no such encoder.")
+    assert (tmp_path / "d").is_dir(), "it was there before"
+
+
 def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious", encoding="utf-8")
     for overwrite in (False, True):

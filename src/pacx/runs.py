@@ -171,7 +171,8 @@ def open_run(out: Path, *, command: str, config: Mapping[str, Any], overwrite: b
         command: the name on the command line.
         config: the resolved arguments, kept in `config.yaml`.
         overwrite: replace what an earlier finished run left there. It is kept aside until the new run is finished, and
-            put back if the new one fails before it has made anything.
+            put back if the new one fails before it has made anything. A new folder is removed then if it was the
+            user's mistake.
 
     Raises:
         PacxError: the folder holds a finished run, or something that is not a run, or cannot be written; an input lies
@@ -185,6 +186,7 @@ def open_run(out: Path, *, command: str, config: Mapping[str, Any], overwrite: b
         with _errors_only():
             yield RunFolder(out, command, config, first=False)
         return
+    fresh = not out.exists()
     _claim(out, overwrite=overwrite)
     with locked(out):
         _settle(out)
@@ -198,8 +200,10 @@ def open_run(out: Path, *, command: str, config: Mapping[str, Any], overwrite: b
         log.addHandler(handler)
         try:
             yield RunFolder(out, command, config)
-        except BaseException:
+        except BaseException as error:
             _put_back(out)
+            if fresh and isinstance(error, PacxError):
+                _withdraw(out)
             raise
         finally:
             log.removeHandler(handler)
@@ -325,6 +329,12 @@ def _put_back(out: Path) -> None:
         _remove(path)
     aside.rename(out / _RESTORING)
     _move_back(out)
+
+
+def _withdraw(out: Path) -> None:
+    """Remove the folder of a command that was refused before it had made anything."""
+    if not {path.name for path in _content(out)} - _ALWAYS_THERE:
+        shutil.rmtree(out, ignore_errors=True)
 
 
 def _move_back(out: Path) -> None:

@@ -179,9 +179,7 @@ class Checkpoints(Checkpoint):
     def _is_best(self, trainer: L.Trainer, monitor: str) -> bool:
         value = float(trainer.callback_metrics[monitor])
         better = self._best is None or (value < self._best if self.mode == "min" else value > self._best)
-        better = better and not math.isnan(
-            value
-        )  # an epoch that could not be judged is not the best, not even the first
+        better = better and not math.isnan(value)  # not even the first epoch is the best if it could not be judged
         better = bool(trainer.strategy.broadcast(better))
         if better:
             self._best = value
