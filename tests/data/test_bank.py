@@ -106,6 +106,26 @@ def test_a_truncated_bank_is_a_users_error(bank, tmp_path):
         Bank.open(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("meta.json", "[]", r"meta\.json holds list, not a JSON object"),
+        ("image_ids.json", "5", r"image_ids\.json holds int, not a list of ids"),
+        ("embeddings.npy", np.full((6, 3), "a"), r"embeddings\.npy holds <U1, not real numbers"),
+        ("embeddings.npy", np.ones((6, 3), complex), r"embeddings\.npy holds complex128, not real numbers"),
+        ("present.npy", np.full(6, "a"), r"present\.npy holds <U1, not true and false"),
+    ],
+)
+def test_a_bank_with_content_of_another_type_is_a_users_error(bank, tmp_path, name, content, message):
+    bank.save(tmp_path)
+    if isinstance(content, str):
+        (tmp_path / name).write_text(content)
+    else:
+        np.save(tmp_path / name, content)
+    with pytest.raises(PacxError, match=message):
+        Bank.open(tmp_path)
+
+
 def test_a_bank_of_another_version_is_refused(bank, tmp_path):
     bank.save(tmp_path)
     meta = json.loads((tmp_path / "meta.json").read_text())

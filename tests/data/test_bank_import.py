@@ -208,6 +208,15 @@ def test_files_that_cannot_be_read_are_users_errors(toy, tmp_path):
         run(toy, [tmp_path / "y.npy"], tmp_path, ids=["order"], match="study_id")
 
 
+@pytest.mark.parametrize(
+    ("item", "found"), [(["a", "b"], "string"), ([[1.0, 2.0], [3.0, 4.0]], "list<")], ids=["text", "nested"]
+)
+def test_lists_of_anything_but_numbers_are_refused(toy, tmp_path, item, found):
+    pd.DataFrame({"image_id": list("abcdef"), "e": [item] * 6}).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(PacxError, match=f"the lists in column 'e' hold (large_)?{found}"):
+        import_bank(toy, [tmp_path / "x.parquet"], tmp_path / "bank", name="ppg")
+
+
 def test_zeros_in_place_of_missing_embeddings_are_warned_of(toy, tmp_path, caplog):
     x = X.copy()
     x[:2] = 0

@@ -131,6 +131,7 @@ class Bank:
             present = np.load(path / "present.npy", allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
             raise PacxError(f"Teacher bank {path} cannot be read ({error}). Make it again with `pacx bank`.") from error
+        _refuse_other_types(path, meta, image_ids, embeddings, present)
         if meta.get("bank_version") != BANK_VERSION:
             raise PacxError(
                 f"Teacher bank {path} has version {meta.get('bank_version')}, this pacx reads {BANK_VERSION}. "
@@ -223,6 +224,29 @@ class Bank:
             order = rows[np.argsort(place[people[rows]], kind="stable")]
             embeddings[order] = self.embeddings[np.roll(order, np.bincount(people[rows]).max())]
         return replace(self, embeddings=embeddings, meta={**self.meta, "shuffled_seed": seed})
+
+
+def _refuse_other_types(
+    path: Path, meta: object, image_ids: object, embeddings: NDArray[Any], present: NDArray[Any]
+) -> None:
+    """Look at what other software may have written in the files of a bank.
+
+    Raises:
+        PacxError: a file whose content is of another type; all that are wrong are named.
+    """
+    wrong = [
+        f"{name} holds {found}, not {wanted}"
+        for name, fits, found, wanted in (
+            ("meta.json", isinstance(meta, dict), type(meta).__name__, "a JSON object"),
+            ("image_ids.json", isinstance(image_ids, list), type(image_ids).__name__, "a list of ids"),
+            # Complex numbers would lose a part of them without a word.
+            ("embeddings.npy", embeddings.dtype.kind in "fiu", embeddings.dtype, "real numbers"),
+            ("present.npy", present.dtype.kind in "biuf", present.dtype, "true and false"),
+        )
+        if not fits
+    ]
+    if wrong:
+        raise PacxError(f"Teacher bank {path} cannot be used: {'; '.join(wrong)}. Make it again with `pacx bank`.")
 
 
 def open_banks(paths: list[Path], store: Store) -> dict[str, Bank]:

@@ -142,12 +142,11 @@ def _open_table(path: Path, id_column: str) -> EmbeddingFile:
     fields = [field for field in schema if field.name not in left_out]
     lists = [field.name for field in fields if _is_list(field.type)]
     if len(lists) == 1:
+        _refuse_other_lists(path, schema.field(lists[0]))
         first = next(iter(file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=lists)), None)
         dim = 0 if first is None else max([len(item) for item in first.column(0).to_pylist() if item], default=0)
         return _nonempty(EmbeddingFile(path, file.metadata.num_rows, dim, tuple(lists), id_column))
-    others = [
-        field.name for field in fields if not (pa.types.is_floating(field.type) or pa.types.is_integer(field.type))
-    ]
+    others = [field.name for field in fields if not _is_number(field.type)]
     if others:
         raise PacxError(
             f"{path} has columns that are no numbers: {_some(others)}. Leave the id column and the embedding: one "
@@ -155,6 +154,15 @@ def _open_table(path: Path, id_column: str) -> EmbeddingFile:
         )
     names = tuple(field.name for field in fields)
     return _nonempty(EmbeddingFile(path, file.metadata.num_rows, len(names), names, id_column))
+
+
+def _refuse_other_lists(path: Path, field: pa.Field) -> None:
+    inner = field.type.value_type
+    if not (_is_number(inner) or pa.types.is_null(inner)):  # null: lists without a single value, which are holes
+        raise PacxError(
+            f"{path}: the lists in column {field.name!r} hold {inner}; an embedding is one list of numbers. Pool tokens, "
+            "and turn text into numbers, before they are saved."
+        )
 
 
 def _row_labels(schema: pa.Schema) -> set[str]:
@@ -212,6 +220,10 @@ def _id_texts(ids: pd.Series[Any], where: str) -> NDArray[np.str_]:
     if ids.dtype.kind == "f":
         raise PacxError(f"{where}: the ids are decimal numbers ({ids.iloc[0]}). Save them as integers or text.")
     return ids.astype(str).str.strip().to_numpy(dtype=str)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
 def _is_list(kind: pa.DataType) -> bool:
