@@ -181,6 +181,8 @@ def _nonempty(file: EmbeddingFile) -> EmbeddingFile:
 
 def _map(path: Path) -> NDArray[Any]:
     try:
+        if not _is_npy(path):  # NumPy would take it for a pickle of Python objects, or for an archive
+            raise ValueError("it does not begin as one")
         return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
     except (ValueError, EOFError, OSError) as error:
         if "object" in str(error).lower():
@@ -189,6 +191,11 @@ def _map(path: Path) -> NDArray[Any]:
                 "np.save(path, np.asarray(x, dtype='float32')); ids as text: np.asarray(ids, dtype=str)."
             ) from error
         raise PacxError(f"{path} is no readable .npy file ({error}). Save it again with np.save.") from error
+
+
+def _is_npy(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(6) == b"\x93NUMPY"
 
 
 def _as_float(block: NDArray[Any]) -> Embeddings:
