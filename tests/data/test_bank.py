@@ -139,7 +139,10 @@ def test_embeddings_that_are_not_finite_are_refused(bank):
     broken[0, 0] = np.nan
     with pytest.raises(PacxError, match="not finite"):
         Bank(broken, bank.present, bank.image_ids, bank.meta)
-    broken[0, 0], broken[2, 0] = 0, np.nan  # row 2 is a hole
+    broken[0, 0], broken[3, 0] = 0, 1e30  # its square is infinite in float32
+    with pytest.raises(PacxError, match=r"holds 1 embeddings that are .* too large for float32 to have a length: d\."):
+        Bank(broken, bank.present, bank.image_ids, bank.meta)
+    broken[3, 0], broken[2, 0] = 0, np.nan  # row 2 is a hole
     Bank(broken, bank.present, bank.image_ids, bank.meta)
 
 

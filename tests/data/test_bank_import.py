@@ -126,10 +126,13 @@ def test_nan_makes_a_hole_and_infinity_an_error(toy, tmp_path):
     bank, counts = run(toy, [array(tmp_path / "x.npy", x)], tmp_path, ids=["order"])
     assert counts["num_with_nan"] == 1 and bank.present.sum() == 5 and not bank.embeddings[2].any()
     x[[1, 4], 0] = [np.inf, -np.inf]
-    with pytest.raises(PacxError, match=r"2 embeddings hold infinite numbers .*: b, e"):
+    with pytest.raises(PacxError, match=r"2 embeddings hold infinite numbers, .*: b, e"):
         run(toy, [array(tmp_path / "x.npy", x)], tmp_path, ids=["order"])
     with pytest.raises(PacxError, match="too large ones for float32"):
         run(toy, [array(tmp_path / "x.npy", X.astype(np.float64) * 1e300)], tmp_path, ids=["order"])
+    x[[1, 4], 0], x[3] = 0, 1e30  # finite itself, and its length is not
+    with pytest.raises(PacxError, match=r"1 embeddings hold .* too large ones for float32 to have a length: d\."):
+        run(toy, [array(tmp_path / "x.npy", x)], tmp_path, ids=["order"])
     with pytest.raises(PacxError, match="All embeddings hold NaN"):
         run(toy, [array(tmp_path / "x.npy", np.full((6, 2), np.nan))], tmp_path, ids=["order"])
     assert not (tmp_path / "bank" / ".partial").exists()

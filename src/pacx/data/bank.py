@@ -29,7 +29,7 @@ from pacx.runs import write_json
 if TYPE_CHECKING:
     from pacx.data.store import Store
 
-__all__ = ["BANK_FILES", "BANK_VERSION", "Bank", "open_banks"]
+__all__ = ["BANK_FILES", "BANK_VERSION", "Bank", "has_length", "open_banks"]
 
 BANK_VERSION = 1
 BANK_FILES = ("embeddings.npy", "present.npy", "image_ids.json", "meta.json")
@@ -55,8 +55,14 @@ class Bank:
                 f"A teacher bank needs one embedding per image: found {rows} image ids, embeddings of shape "
                 f"{self.embeddings.shape} and {self.present.shape} presence flags."
             )
-        if not all(np.isfinite(block).all() for block in self.blocks()):
-            raise PacxError(f"Teacher bank '{self.name}' holds embeddings that are not finite. Make the bank again.")
+        usable = np.concatenate([has_length(block) for block in self.blocks()] or [np.empty(0, dtype=bool)])
+        wrong = [self.image_ids[row] for row in np.flatnonzero(self.present)[~usable]]
+        if wrong:
+            raise PacxError(
+                f"Teacher bank '{self.name}' holds {len(wrong)} embeddings that are not finite, or too large for float32 "
+                f"to have a length: {', '.join(wrong[:5])}{' ...' if len(wrong) > 5 else ''}. Mend the embeddings and "
+                "make the bank again."
+            )
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -138,7 +144,8 @@ class Bank:
                 "Make it again with `pacx bank`."
             )
         if embeddings.dtype != np.float32:  # of a bank that was written by other software
-            embeddings = embeddings.astype(np.float32)
+            with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as such
+                embeddings = embeddings.astype(np.float32)
         return cls(embeddings, present.astype(bool), tuple(map(str, image_ids)), meta)
 
     def save(self, folder: Path) -> None:
@@ -224,6 +231,15 @@ class Bank:
             order = rows[np.argsort(place[people[rows]], kind="stable")]
             embeddings[order] = self.embeddings[np.roll(order, np.bincount(people[rows]).max())]
         return replace(self, embeddings=embeddings, meta={**self.meta, "shuffled_seed": seed})
+
+
+def has_length(embeddings: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Say of each row, (b,) of (b, D), whether its length is a number in float32: distillation divides by it.
+
+    Numbers beyond 1e19 are finite themselves, and their squares are not.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(np.isfinite(np.linalg.norm(embeddings, axis=1)))
 
 
 def _refuse_other_types(

@@ -2,7 +2,8 @@
 
 * Embeddings find their rows by image, study or patient; one of a patient goes to all rows of that patient.
 * A row of the store without an embedding is a hole, and so is an embedding with NaN in it. Infinite numbers are an
-  error, and so are an id twice with different numbers, and ids that the store does not have unless they may be ignored.
+  error, and so are numbers too large for their squares in float32, an id twice with different numbers, and ids that
+  the store does not have unless they may be ignored.
 * The files are read twice, ids first and then numbers in pieces: of all that is in them only the ids are in memory.
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pacx.data.bank import Bank
+from pacx.data.bank import Bank, has_length
 from pacx.data.bank_writer import BankWriter
 from pacx.data.embedding_files import KEYS, EmbeddingFile, file_hash, open_embeddings, read_ids
 from pacx.data.store import Store
@@ -190,7 +191,7 @@ def _copy(
                     counts.repeated += 1
                 elif np.isnan(vector).any():
                     counts.with_nan += 1
-                elif not np.isfinite(vector).all():
+                elif not has_length(vector[None])[0]:
                     counts.infinite.append(key)
                 else:
                     counts.all_zero += not vector.any()
@@ -211,7 +212,7 @@ def _refuse_conflict(
 def _refuse_bad(counts: _Counts, present: NDArray[np.bool_], store: Store) -> None:
     if counts.infinite:
         raise PacxError(
-            f"{len(counts.infinite)} embeddings hold infinite numbers (or too large ones for float32): "
+            f"{len(counts.infinite)} embeddings hold infinite numbers, or too large ones for float32 to have a length: "
             f"{_some(counts.infinite)}. Mend them, or set them to NaN to leave these rows out."
         )
     if not present.any():

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pacx import __version__
-from pacx.data.bank import Bank
+from pacx.data.bank import Bank, has_length
 from pacx.data.bank_changes import with_mean_cosine, with_noise
 from pacx.data.bank_import import import_bank
 from pacx.data.bank_writer import BankWriter
@@ -185,11 +185,11 @@ def _change(
 
 
 def _refuse_not_finite(part: np.ndarray[Any, Any], image_ids: list[str], teacher: Teacher) -> None:
-    wrong = [image_ids[row] for row in np.flatnonzero(~np.isfinite(part).all(axis=1))]
+    wrong = [image_ids[row] for row in np.flatnonzero(~has_length(part))]
     if wrong:
         raise PacxError(
-            f"The teacher {teacher.name!r} gives numbers that are not finite for {', '.join(wrong[:5])}. Look at the "
-            "raw input of these rows, and at the teacher's training."
+            f"The teacher {teacher.name!r} gives numbers that are not finite for {', '.join(wrong[:5])}, or too large "
+            "for float32 to have a length. Look at the raw input of these rows, and at the teacher's training."
         )
 
 
