@@ -197,7 +197,7 @@ def test_files_that_cannot_be_read_are_users_errors(toy, tmp_path):
     (tmp_path / "text.npy").write_text("hello")
     for name, message in (
         ("x.npy", "no readable .npy"), ("x.parquet", "no readable parquet"), ("x.csv", "neither .npy nor .parquet"),
-        ("absent.npy", "does not exist"), ("text.npy", r"text\.npy is no readable \.npy file \(it does not begin as one"),
+        ("absent.npy", "does not exist"), ("text.npy", r"no readable \.npy file \(it does not begin as one"),
     ):  # fmt: skip
         with pytest.raises(PacxError, match=message):
             run(toy, [tmp_path / name], tmp_path, ids=["order"])

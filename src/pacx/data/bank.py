@@ -59,9 +59,9 @@ class Bank:
         wrong = [self.image_ids[row] for row in np.flatnonzero(self.present)[~usable]]
         if wrong:
             raise PacxError(
-                f"Teacher bank '{self.name}' holds {len(wrong)} embeddings that are not finite, or too large for float32 "
-                f"to have a length: {', '.join(wrong[:5])}{' ...' if len(wrong) > 5 else ''}. Mend the embeddings and "
-                "make the bank again."
+                f"Teacher bank '{self.name}' holds {len(wrong)} embeddings that are not finite, or too large for "
+                f"float32 to have a length: {', '.join(wrong[:5])}{' ...' if len(wrong) > 5 else ''}. Mend them "
+                "and make the bank again."
             )
 
     def __len__(self) -> int:

@@ -160,8 +160,8 @@ def _refuse_other_lists(path: Path, field: pa.Field) -> None:
     inner = field.type.value_type
     if not (_is_number(inner) or pa.types.is_null(inner)):  # null: lists without a single value, which are holes
         raise PacxError(
-            f"{path}: the lists in column {field.name!r} hold {inner}; an embedding is one list of numbers. Pool tokens, "
-            "and turn text into numbers, before they are saved."
+            f"{path}: the lists in column {field.name!r} hold {inner}; an embedding is one list of numbers. Pool "
+            "tokens, and turn text into numbers, before they are saved."
         )
 
 
@@ -181,8 +181,7 @@ def _nonempty(file: EmbeddingFile) -> EmbeddingFile:
 
 def _map(path: Path) -> NDArray[Any]:
     try:
-        if not _is_npy(path):  # NumPy would take it for a pickle of Python objects, or for an archive
-            raise ValueError("it does not begin as one")
+        _check_beginning(path)
         return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
     except (ValueError, EOFError, OSError) as error:
         if "object" in str(error).lower():
@@ -193,9 +192,11 @@ def _map(path: Path) -> NDArray[Any]:
         raise PacxError(f"{path} is no readable .npy file ({error}). Save it again with np.save.") from error
 
 
-def _is_npy(path: Path) -> bool:
+def _check_beginning(path: Path) -> None:
+    """Refuse what NumPy would take for a pickle of Python objects, or for an archive."""
     with path.open("rb") as file:
-        return file.read(6) == b"\x93NUMPY"
+        if file.read(6) != b"\x93NUMPY":
+            raise ValueError("it does not begin as one")
 
 
 def _as_float(block: NDArray[Any]) -> Embeddings:
