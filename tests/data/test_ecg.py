@@ -257,6 +257,12 @@ def test_any_rate_is_resampled_to_500_hz(rate):
     assert f"resampled from {rate} Hz to 500 Hz" in ecg.steps
 
 
+@pytest.mark.parametrize("rate", [0.5, 49.0, 0.0, -500.0, float("nan"), float("inf")])
+def test_a_rate_that_no_recorder_has_is_refused(rate):
+    with pytest.raises(EcgError, match=r"is impossible; ECGs are recorded at 50 Hz and more\. .* in Hz, not kHz"):
+        read_ecg(record(), leads=LEADS, rate=rate, unit="mV")
+
+
 def test_a_rate_that_is_no_whole_number_is_resampled_exactly():
     rate = 499.87
     t = np.arange(4999) / rate

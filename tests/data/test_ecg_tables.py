@@ -58,6 +58,12 @@ def test_a_time_without_a_unit_is_understood_and_said(tmp_path, step, unit):
     assert ecg.steps == (f"time column 'time' without a unit read as {unit}",)
 
 
+def test_a_time_without_a_unit_may_run_at_the_slowest_rate(tmp_path):
+    ecg = read(tmp_path, table(record(rate=50), LEADS, time=("time", 0.02)), unit="mV")
+    assert ecg.rate == 50
+    assert "time column 'time' without a unit read as s" in ecg.steps
+
+
 def test_rounded_times_give_the_rate_that_was_meant(tmp_path):
     # 360 Hz printed in whole milliseconds: steps of 2 and 3 ms.
     text = table(record(rate=360), LEADS)

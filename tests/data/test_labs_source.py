@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -247,3 +248,5 @@ def test_how_to_read_ecgs_goes_into_the_manifest(tmp_path: Path) -> None:
     manifest = read_source("table", wide(tmp_path), options=options)
     assert manifest.ecg_reading == {"leads": ("I", "II"), "rate": 250.0, "unit": "mV"}
     assert read_source("table", wide(tmp_path), options=Options()).ecg_reading == {}
+    with pytest.raises(PacxError, match=r"--ecg-rate: a sampling rate of 0\.5 Hz is impossible.* not kHz"):
+        read_source("table", wide(tmp_path), options=replace(options, ecg_rate=0.5))

@@ -13,9 +13,9 @@ waves. None of these depends on where a unit has its zero, so the prepared signa
 What is said only: up to six flat leads; limb leads that contradict each other; lead I running against V6; two leads
 with the same samples; a silent end.
 
-What is refused: an unknown unit; voltages that no heart makes (a wrong unit, as a rule); a lead given twice; a missing
-chest lead; more than six flat leads, or all limb leads, or all chest leads, since one of the heart's two planes is then
-unseen; less than 2.5 s.
+What is refused: an unknown unit; a rate below 50 Hz (in kHz, as a rule); voltages that no heart makes (a wrong unit, as
+a rule); a lead given twice; a missing chest lead; more than six flat leads, or all limb leads, or all chest leads,
+since one of the heart's two planes is then unseen; less than 2.5 s.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pacx.data.array_rows import SEPARATOR
 from pacx.data.ecg.checks import oddities, refuse_flat, refuse_short, refuse_unmeasured
 from pacx.data.ecg.files import LAYOUTS, READ_SECONDS, Traces, read_array, read_npy, read_wfdb
 from pacx.data.ecg.leads import LEADS, EcgError, derive_limb_leads, lead_name, varies
-from pacx.data.ecg.signal import RATE, SAMPLES, fit_length, level, resample
+from pacx.data.ecg.signal import RATE, SAMPLES, check_rate, fit_length, level, resample
 from pacx.data.ecg.tables import SUFFIXES, read_ecg_table
 
 __all__ = ["LEADS", "RATE", "SAMPLES", "Ecg", "EcgError", "read_ecg"]
@@ -91,14 +91,14 @@ def read_ecg(
             apart by the number of lead names.
         leads: names of the channels in the order of the source. Arrays need them; elsewhere they replace the names in
             the file.
-        rate: sampling rate in Hz, likewise.
+        rate: sampling rate in Hz, 50 or more, likewise.
         unit: "V", "mV", "uV" or "nV", likewise; or "relative" when voltages are known only up to a factor and an
             offset that all leads share. The network's recipe does not see the difference.
         layout: instead of the three, the name of a published data set whose arrays are known: "symile".
 
     Raises:
-        EcgError: unreadable file, unknown or impossible unit, leads that are missing and not derivable, a lead given
-            twice, too many flat leads, or a record under 2.5 s.
+        EcgError: unreadable file, unknown or impossible unit or rate, leads that are missing and not derivable, a lead
+            given twice, too many flat leads, or a record under 2.5 s.
     """
     if layout is not None:
         if layout not in LAYOUTS:
@@ -126,7 +126,8 @@ def _stated(
     """What the source says of itself, unless the caller says otherwise.
 
     Raises:
-        EcgError: neither says the leads, the rate or any unit; or another number of names than of channels.
+        EcgError: neither says the leads, the rate or any unit; another number of names than of channels; or a rate
+            that is none.
     """
     names = list(leads) if leads is not None else traces.names
     hertz = rate if rate is not None else traces.rate
@@ -136,8 +137,7 @@ def _stated(
         raise EcgError(f"{traces.what} does not say all it should: give {', '.join(f'{name}=' for name in absent)}.")
     if len(names) != len(traces.values):
         raise EcgError(f"{traces.what} has {len(traces.values)} channels, but {len(names)} lead names were given.")
-    if not (np.isfinite(hertz) and hertz > 0):
-        raise EcgError(f"{traces.what}: a sampling rate of {hertz} Hz is impossible; give rate= in Hz.")
+    check_rate(hertz, traces.what)
     return _overruled(traces, names, float(hertz), unit), names, float(hertz), units
 
 

@@ -13,15 +13,34 @@ from scipy import signal
 
 from pacx.data.ecg.leads import LEADS, EcgError
 
-__all__ = ["RATE", "SAMPLES", "fit_length", "level", "resample"]
+__all__ = ["RATE", "SAMPLES", "SLOWEST", "check_rate", "fit_length", "level", "resample"]
 
 RATE = 500
 """Hz"""
 SAMPLES = 5000
 """10 s at 500 Hz"""
+SLOWEST = 50.0
+"""Hz; nobody records an ECG at less, so a lower number is in kHz, or the time of a sample"""
 _PLAUSIBLE = (0.02, 50.0)  # mV from the lowest to the highest sample of the middle lead; PTB-XL's have 0.57 to 4.5
 _HIGHEST = 200.0  # times the middle lead's span, where voltages are relative
 _FAR = 20.0  # offset over spread from which half precision (11 bits) costs more than 1 % of the spread
+
+
+def check_rate(rate: float, what: str) -> None:
+    """Refuse a sampling rate that no recorder of ECGs has.
+
+    Args:
+        rate: of the source, in Hz.
+        what: where it comes from, for the message.
+
+    Raises:
+        EcgError: it is below `SLOWEST`, or no number.
+    """
+    if not SLOWEST <= rate < float("inf"):
+        raise EcgError(
+            f"{what}: a sampling rate of {rate:g} Hz is impossible; ECGs are recorded at {SLOWEST:g} Hz and more. Give "
+            "the rate in Hz, not kHz."
+        )
 
 
 def level(x: NDArray[np.float64], steps: list[str], *, relative: bool) -> NDArray[np.float64]:

@@ -6,7 +6,8 @@ What is read:
 * lines that begin with # or % are skipped; a first byte-order mark and quotes are dropped; `.gz` is unpacked
 * the unit in the name ("II (mV)", "II [uV]", "II_uV") or in a row below the header, as WFDB's `rdsamp` writes it
 * a time column (time, t, seconds, ms, "Elapsed time", ...), in s, ms or as a clock (0:00:01.250), which gives the rate;
-  without a stated unit, steps below 0.05 are seconds and the others milliseconds: nobody records at 20 Hz or 20 kHz
+  without a stated unit, steps up to 0.02 are seconds and the others milliseconds: nobody records below 50 Hz or at
+  50 kHz
 * empty cells, NaN and "-" as unmeasured
 
 A file without a header is refused unless the lead names are given.
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 
 from pacx.data.ecg.files import Traces
 from pacx.data.ecg.leads import EcgError, lead_name
+from pacx.data.ecg.signal import SLOWEST
 
 __all__ = ["SUFFIXES", "read_ecg_table"]
 
@@ -149,7 +151,7 @@ def _rate(path: Path, column: pd.Series, title: str, below: str) -> tuple[float,
         )
     match = _TIME.fullmatch(title)
     stated = (match["unit"] if match else None) or (below if below.lower() in _SECONDS else None)
-    unit = "s" if clock else stated or ("s" if mean < 0.05 else "ms")
+    unit = "s" if clock else stated or ("s" if mean < 1.01 / SLOWEST else "ms")  # times are rounded in print
     notes = () if clock or stated else (f"time column {title!r} without a unit read as {unit}",)
     rate = 1 / (mean * _SECONDS[unit.lower()])
     whole = round(rate)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pacx.data.ecg.signal import check_rate
 from pacx.data.labs.percentiles import UNIT, percentile_columns
 from pacx.data.labs.tables import LabRows
 from pacx.data.manifest import Manifest, Task, TaskKind
@@ -223,7 +224,13 @@ def _lab_columns(source: pd.DataFrame, options: Options) -> pd.DataFrame:
 
 
 def _ecg_reading(options: Options) -> dict[str, Any]:
-    """Return the arguments of `read_ecg` that were given."""
+    """Return the arguments of `read_ecg` that were given.
+
+    Raises:
+        PacxError: the rate is none; `read_ecg` would refuse one file after the other.
+    """
+    if options.ecg_rate is not None:
+        check_rate(options.ecg_rate, "--ecg-rate")
     given = {
         "leads": options.ecg_leads or None,
         "rate": options.ecg_rate,
