@@ -173,6 +173,15 @@ def test_records_of_several_segments_are_joined(tmp_path, gap):
     assert ecg.seconds == (5000 + gap) / 500
 
 
+def test_a_record_that_is_one_of_its_own_segments_is_a_users_error(tmp_path):
+    (tmp_path / "a.hea").write_text("a/1 12 500 5000\nb 5000\n")
+    (tmp_path / "b.hea").write_text("b/1 12 500 5000\na 5000\n")
+    (tmp_path / "c.hea").write_text("c/1 12 500 5000\nc 5000\n")
+    for name in "ac":
+        with pytest.raises(EcgError, match=f"{name} is one of its own segments"):
+            read_ecg(tmp_path / name)
+
+
 def test_of_a_long_record_only_the_beginning_is_decoded(tmp_path):
     path = write_record(tmp_path, "1000/mV")
     data = path.with_suffix(".dat")

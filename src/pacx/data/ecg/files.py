@@ -108,7 +108,8 @@ def read_wfdb(path: Path) -> Traces:
         path: the record without suffix, or its .hea, .dat or .mat file.
 
     Raises:
-        EcgError: no header, an unreadable one, or signal files that are absent or too short.
+        EcgError: no header, an unreadable one, one that names itself as a segment, or signal files that are absent or
+            too short.
     """
     import wfdb  # 0.7 s to import, and the simulated cohort needs only the names of the leads
 
@@ -121,15 +122,18 @@ def read_wfdb(path: Path) -> Traces:
         length, enough = _extent(path)
         record = wfdb.rdrecord(str(path), sampto=min(length, enough))
         values = np.asarray(record.p_signal, dtype=np.float64).T
+        bare_names = _uncalibrated(path)
     except FileNotFoundError as error:
         raise EcgError(f"{path}: its header names {Path(str(error.filename)).name}, and that is not there.") from error
+    except RecursionError as error:
+        raise EcgError(f"{path} is one of its own segments. Correct its header, or copy the record again.") from error
     except (OSError, ArithmeticError, ValueError, TypeError, LookupError, AttributeError) as error:  # wfdb has no class
         raise EcgError(f"{path} is not a readable WFDB record ({_explain(path, error)}).") from error
     if values.ndim != 2 or values.size == 0:
         raise EcgError(f"{path} holds no signal.")
     names = [str(name or "") for name in record.sig_name]
     units: list[str | None] = list(record.units)
-    uncalibrated = [i for i, bare in enumerate(map(_uncalibrated(path).__contains__, names)) if bare]
+    uncalibrated = [i for i, bare in enumerate(map(bare_names.__contains__, names)) if bare]
     for i in uncalibrated:
         units[i] = None
         values[i] *= _DEFAULT_GAIN
