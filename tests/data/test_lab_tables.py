@@ -87,6 +87,14 @@ def test_every_value_that_is_not_used_is_counted_with_its_reason(tmp_path: Path)
     assert table.report["rows_read"] == everything == 15
 
 
+def test_an_absurd_power_of_ten_is_an_unknown_unit_and_costs_its_own_value_alone(tmp_path: Path) -> None:
+    rows = ("a", "wbc", "5", f"10^4{'0' * 5000}/L", 1), ("b", "wbc", "5", "10^400/L", 1), ("c", "wbc", "5", "10^9/L", 1)
+    table = read_lab_table(long(tmp_path / "t.csv", *rows))
+    name = LabIndex(PANEL).panel[LabIndex(PANEL).find("wbc")].name
+    assert labs_of(table, name)["dropped"] == {"unknown unit": 2}
+    assert table.values.loc["c", name] == 5
+
+
 def test_an_implausible_first_value_makes_room_for_the_next(tmp_path: Path) -> None:
     rows = ("a", "Sodium", "14", "mEq/L", 1), ("a", "Sodium", "139", "mEq/L", 2)
     assert read_lab_table(long(tmp_path / "t.csv", *rows)).values.loc["a", "Sodium"] == 139

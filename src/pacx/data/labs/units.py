@@ -135,5 +135,5 @@ def _canonical(text: str) -> str:
 
 
 def _power_of_ten(text: str) -> float | None:
-    match = re.fullmatch(r"10\^(\d+)", text)
+    match = re.fullmatch(r"10\^(\d{1,2})", text)  # more digits overflow a float, and no laboratory counts so far
     return None if match is None else 10.0 ** int(match[1])
