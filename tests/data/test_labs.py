@@ -113,6 +113,24 @@ def test_an_absent_or_foreign_reference_is_a_user_error(tmp_path):
             LabReference.load(tmp_path / "x.json")
 
 
+@pytest.mark.parametrize(
+    ("values", "counts", "message"),
+    [
+        ([1.0, 2.0], [3], "lab 'A' has 2 values and 1 counts"),
+        ([2.0, 1.0], [3, 1], "the values of lab 'A' do not ascend"),
+        ([1.0, 1.0], [3, 1], "do not ascend"),
+        ([1.0, float("nan")], [3, 1], "do not ascend"),
+        ([1.0, 2.0], [3, 0], "counts that are not positive"),
+        ([1.0], [10**30], "is not a lab reference"),
+    ],
+)
+def test_a_reference_that_is_no_distribution_is_a_users_error(tmp_path, values, counts, message):
+    labs = [{"name": "A", "unit": "", "values": values, "counts": counts}]
+    (tmp_path / "x.json").write_text(json.dumps({"labs": labs}))
+    with pytest.raises(PacxError, match=message):
+        LabReference.load(tmp_path / "x.json")
+
+
 def test_implausible_values_are_dropped_and_counted():
     table = pd.DataFrame({"Sodium": [140.0, 1400.0, NAN, 14.0], "pH": [7.4, 7.1, 8.0, 6.3], "Other": [1e9, 0, 0, 0]})
     cleaned, dropped = drop_implausible(table)

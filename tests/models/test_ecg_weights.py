@@ -115,6 +115,19 @@ def test_a_teacher_folder_with_half_a_configuration_is_refused(tmp_path):
             load_ecg_net(tmp_path / "t")
 
 
+@pytest.mark.parametrize(
+    ("preprocessing", "absent"),
+    [({}, "recipe and rate"), ({"recipe": "ecgfounder-1"}, "rate"), ({"rate": 100}, "recipe"), ([], "recipe and rate"),
+     ({"recipe": "ecgfounder-1", "rate": "100"}, "rate")],
+)  # fmt: skip
+def test_a_teacher_folder_that_does_not_say_how_to_prepare_ecgs_is_refused(tmp_path, preprocessing, absent):
+    save_ecg_net(small(), tmp_path / "t", labels=("a", "b"), preprocessing=PREPROCESSING, training={})
+    config = json.loads((tmp_path / "t" / "config.json").read_text())
+    (tmp_path / "t" / "config.json").write_text(json.dumps({**config, "preprocessing": preprocessing}))
+    with pytest.raises(PacxError, match=f"does not say the {absent} of its preprocessing"):
+        load_ecg_net(tmp_path / "t")
+
+
 def test_files_that_are_no_checkpoint_are_user_errors(tmp_path):
     with pytest.raises(PacxError, match="does not exist"):
         load_ecgfounder(tmp_path / "none.pth")

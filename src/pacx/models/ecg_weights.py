@@ -69,6 +69,7 @@ def load_ecg_net(folder: Path) -> tuple[EcgNet, dict[str, Any]]:
     absent = [key for key in ("architecture", "preprocessing", "labels", "weights_hash") if key not in config]
     if absent:
         raise PacxError(f"{folder / CONFIG_FILE} lacks {', '.join(absent)}. Fit or copy the teacher again.")
+    _check_preprocessing(config["preprocessing"], folder / CONFIG_FILE)
     try:
         net = EcgNet(EcgNetConfig.from_dict(config["architecture"]))
     except TypeError as error:
@@ -85,6 +86,16 @@ def load_ecg_net(folder: Path) -> tuple[EcgNet, dict[str, Any]]:
             f"The weights in {folder} are not those its {CONFIG_FILE} describes. Fit or copy the teacher again."
         )
     return net.eval(), config
+
+
+def _check_preprocessing(found: object, path: Path) -> None:
+    """Make sure that a configuration says what the network must be fed; whether that is known here is not asked."""
+    given = found if isinstance(found, dict) else {}
+    wrong = [name for name, kind in (("recipe", str), ("rate", int)) if not isinstance(given.get(name), kind)]
+    if wrong:
+        raise PacxError(
+            f"{path} does not say the {' and '.join(wrong)} of its preprocessing. Fit or copy the teacher again."
+        )
 
 
 def load_ecgfounder(path: Path) -> EcgNet:

@@ -103,6 +103,23 @@ class _Distribution:
         values, counts = np.unique(observed, return_counts=True)
         return cls(values, counts.astype(np.int64))
 
+    @classmethod
+    def read(cls, lab: Mapping[str, Any]) -> _Distribution:
+        """Read what `LabReference.to_dict` wrote of one lab.
+
+        Raises:
+            KeyError: values or counts are absent.
+            ValueError: they are no distribution; percentiles of it would be wrong, or none.
+        """
+        values, counts = np.asarray(lab["values"], dtype=np.float64), np.asarray(lab["counts"], dtype=np.int64)
+        if values.ndim != 1 or values.shape != counts.shape:
+            raise ValueError(f"lab {lab['name']!r} has {values.size} values and {counts.size} counts")
+        if not (np.isfinite(values).all() and (np.diff(values) > 0).all()):
+            raise ValueError(f"the values of lab {lab['name']!r} do not ascend")
+        if not (counts > 0).all():
+            raise ValueError(f"lab {lab['name']!r} has counts that are not positive")
+        return cls(values, counts)
+
     @property
     def size(self) -> int:
         return int(self.counts.sum())
@@ -237,14 +254,9 @@ class LabReference:
             raise PacxError(f"{path} does not exist. A labs teacher folder holds reference.json; run `pacx fit-labs`.")
         try:
             labs: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["labs"]
-            distributions = {
-                lab["name"]: _Distribution(
-                    np.asarray(lab["values"], dtype=np.float64), np.asarray(lab["counts"], dtype=np.int64)
-                )
-                for lab in labs
-            }
+            distributions = {lab["name"]: _Distribution.read(lab) for lab in labs}
             units = {lab["name"]: lab["unit"] for lab in labs}
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise PacxError(f"{path} is not a lab reference ({error}). Write it again with `pacx fit-labs`.") from error
         return cls(distributions, units)
 
