@@ -92,6 +92,7 @@ def test_a_row_of_an_ecg_alone_is_lost_with_it(root: Path, tmp_path: Path) -> No
 
 def test_what_was_done_to_ecgs_is_kept_and_counted(root: Path, tmp_path: Path, caplog) -> None:
     signal = np.sin(np.arange(1000)[:, None] / 20 + np.arange(12))
+    signal[:, 11] = signal[:, 10]
     for number in (1, 3):
         wfdb.wrsamp(
             f"e{number}", fs=100, units=["mV"] * 12, sig_name=list(LEADS), p_signal=signal, fmt=["16"] * 12,
@@ -104,6 +105,7 @@ def test_what_was_done_to_ecgs_is_kept_and_counted(root: Path, tmp_path: Path, c
     assert "resampled from 100 Hz to 500 Hz" in steps
     assert not (pd.read_csv(store.path / "ecg-steps.csv")["image_id"] == "d").any(), "that row was lost with its image"
     assert "resampled from # Hz to # Hz (1)" in caplog.text
+    assert "V5 and V6 are identical (1)" in caplog.text, "leads keep their numbers"
 
 
 def test_strict_stops_at_a_bad_ecg_too(root: Path, tmp_path: Path) -> None:

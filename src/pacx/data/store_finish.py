@@ -195,7 +195,8 @@ def _tidy_steps(partial: Path, table: pd.DataFrame, *, kept: npt.NDArray[np.int6
     # A stable sort: the steps of a row stay in the order in which they were taken.
     steps = steps.merge(images, on="row").sort_values("row", kind="stable")
     steps[["image_id", "step"]].to_csv(partial / "ecg-steps.csv", index=False)
-    kinds = steps["step"].str.replace(re.compile(r"\d+(\.\d+)?"), "#", regex=True).value_counts()
+    # Digits behind a letter are no measurement: V6 is a lead.
+    kinds = steps["step"].str.replace(re.compile(r"(?<![A-Za-z\d])\d+(\.\d+)?"), "#", regex=True).value_counts()
     most = "; ".join(f"{kind} ({count})" for kind, count in kinds.head(8).items())
     log.info("%d ECGs were changed or look odd (ecg-steps.csv): %s", steps["row"].nunique(), most)
 
