@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from pacx.data.bank import Bank
 from pacx.errors import PacxError
 from pacx.evaluation.alignment import align
-from pacx.evaluation.alignment_scores import KS, measure_alignment
+from pacx.evaluation.alignment_scores import KS, measure_alignment, rows_to_fit
 from pacx.evaluation.ridge import fit_ridge_by_groups, fit_ridge_with
 from pacx.models.encoder import Encoder, save_encoder
 from pacx.models.patients import SeenPatients
@@ -109,6 +109,30 @@ def test_rows_of_distilled_patients_are_left_out_and_counted(store, features, ba
     assert (published["n_left_out"], published["n_distilled"], published["n_train"]) == (0, 20, len(rows["train"]))
 
 
+def test_validation_rows_are_offered_only_where_there_are_enough(store, bank, rows, monkeypatch):
+    monkeypatch.setattr("pacx.evaluation.alignment_scores.FEWEST", 20)
+    distilled = np.zeros(len(store), dtype=bool)
+    distilled[rows["train"]] = True
+    with pytest.raises(PacxError, match=rf"at least 20 are needed.*give --fit_on val \({len(rows['val'])} rows\), or"):
+        rows_to_fit(bank, store, fit_on="train", left_out=distilled)
+    distilled[rows["val"][19:]] = True
+    with pytest.raises(PacxError, match=r"say little of new ones: pass --leave_out_distilled false"):
+        rows_to_fit(bank, store, fit_on="train", left_out=distilled)
+
+
+def test_a_read_out_of_few_rows_is_warned_of(store, bank, rows, encoder, tmp_path, caplog):
+    few = bank.present.copy()
+    few[rows["val"][14:]] = False
+    Bank(bank.embeddings, few, bank.image_ids, bank.meta).save(tmp_path / "ecg")
+    network = str(save_encoder(Encoder(encoder.config), tmp_path / "encoder"))
+    common = {"store": store.path, "encoder": network, "banks": [tmp_path / "ecg"], "draws": 20}
+    with caplog.at_level("WARNING", logger="pacx"):
+        align(**common, out=tmp_path / "train")
+        assert "says little" not in caplog.text
+        align(**common, out=tmp_path / "val", fit_on="val")
+    assert "align: ecg: fitted on 14 val rows; on fewer than 30 a read-out says little of new patients" in caplog.text
+
+
 def test_fitted_on_validation_rows_the_penalty_comes_from_folds_of_patients(store, features, bank, rows):
     found, _ = measure_alignment(features, bank, store, fit_on="val", draws=20)
     assert (found["n_train"], found["n_val"]) == (len(rows["val"]), 0)
@@ -150,7 +174,7 @@ def distilled_encoder(store, encoder, tmp_path):
 def test_an_encoder_distilled_on_all_training_patients_is_not_fitted_on_them(store, bank, distilled_encoder, tmp_path):
     bank.save(tmp_path / "ecg")
     common = {"store": store.path, "encoder": distilled_encoder, "banks": [tmp_path / "ecg"], "draws": 20}
-    with pytest.raises(PacxError, match=r"0 are left to fit on.*--fit_on val \(\d+ rows\), or pass"):
+    with pytest.raises(PacxError, match=r"0 are left to fit on.*of new ones: pass --leave_out_distilled"):
         align(**common, out=tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
     fair = align(**common, out=tmp_path / "fair", fit_on="val")["results"]

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from pacx.data.bank import Bank, open_banks
 from pacx.data.store import Store
 from pacx.errors import PacxError
-from pacx.evaluation.alignment_scores import KS, FitOn, Protocol, measure_alignment, rows_to_fit
+from pacx.evaluation.alignment_scores import FEWEST, KS, FitOn, Protocol, measure_alignment, rows_to_fit
 from pacx.frozen.features import Token, encoder_name, extract, feature_cache, open_encoder
 from pacx.frozen.seen import check_unseen, seen_rows
 from pacx.models.encoder import Encoder, weights_hash
@@ -129,7 +129,7 @@ def align(
             control = true.shuffled(split, patient=patient, seed=seed + 1)
             teachers[bank.name]["shuffled"], _ = measure_alignment(features, control, cohort, **how)
             tables.append(table)
-            _say_what_was_fitted(bank.name, teachers[bank.name])
+            _say_what_was_fitted(bank.name, teachers[bank.name], fit_on=fit_on)
         pd.concat(tables, ignore_index=True).to_parquet(run.artefact("alignment", "alignment.parquet"))
         return run.finish(
             {
@@ -171,7 +171,12 @@ def _distilled(encoder: Encoder, store: Store) -> NDArray[np.bool_]:
     return seen_rows(None if seen is None else seen.of_stage("distill", split="train"), store)
 
 
-def _say_what_was_fitted(teacher: str, found: dict[str, Any]) -> None:
+def _say_what_was_fitted(teacher: str, found: dict[str, Any], *, fit_on: FitOn) -> None:
+    if found["n_train"] < FEWEST:
+        log.warning(
+            "align: %s: fitted on %d %s rows; on fewer than %d a read-out says little of new patients",
+            teacher, found["n_train"], fit_on, FEWEST,
+        )  # fmt: skip
     if found["n_left_out"]:
         log.info(
             "align: %s: %d rows of distilled patients left out, %d to fit on",

@@ -30,13 +30,13 @@ from pacx.errors import PacxError
 from pacx.evaluation.ridge import Ridge, fit_ridge, fit_ridge_by_groups, fit_ridge_with
 from pacx.statistics import bootstrap_mean, retrieval, retrieval_hits, unit_rows
 
-__all__ = ["KS", "FitOn", "Protocol", "measure_alignment", "rows_to_fit"]
+__all__ = ["FEWEST", "KS", "FitOn", "Protocol", "measure_alignment", "rows_to_fit"]
 
 KS = (1, 5, 10)
 PUBLISHED_PENALTY = 10.0
 
-_FEWEST = 30
-"""Rows that must remain to fit on when some are left out."""
+FEWEST = 30
+"""Rows that must remain to fit on when some are left out; with fewer in the first place, `pacx align` warns."""
 
 Protocol = Literal["honest", "paper"]
 FitOn = Literal["train", "val"]
@@ -140,8 +140,8 @@ def rows_to_fit(bank: Bank, store: Store, *, fit_on: FitOn, left_out: NDArray[np
     rows = _rows(bank, store, fit_on)
     kept = rows[~left_out[rows]]
     num_out = len(rows) - len(kept)
-    if len(kept) < (_FEWEST if num_out else 2):
-        raise PacxError(_refusal(bank, store, fit_on=fit_on, num_left=len(kept), num_out=num_out))
+    if len(kept) < (FEWEST if num_out else 2):
+        raise PacxError(_refusal(bank, store, fit_on=fit_on, left_out=left_out))
     return kept
 
 
@@ -212,13 +212,16 @@ def _rows(bank: Bank, store: Store, split: str) -> NDArray[np.int64]:
     return rows[bank.present[rows]]
 
 
-def _refusal(bank: Bank, store: Store, *, fit_on: FitOn, num_left: int, num_out: int) -> str:
+def _refusal(bank: Bank, store: Store, *, fit_on: FitOn, left_out: NDArray[np.bool_]) -> str:
+    out = left_out[_rows(bank, store, fit_on)]
+    num_out, num_left = int(out.sum()), int(np.sum(~out))
     if not num_out:
         return f"Teacher bank '{bank.name}' covers {num_left} images in {fit_on}; a read-out needs at least two there."
-    hint = f"give --fit_on val ({len(_rows(bank, store, 'val'))} rows), or " if fit_on == "train" else ""
+    num_val = int(np.sum(~left_out[_rows(bank, store, "val")]))
+    hint = f"give --fit_on val ({num_val} rows), or " if fit_on == "train" and num_val >= FEWEST else ""
     return (
         f"Of the {num_left + num_out} {fit_on} images with an embedding of teacher '{bank.name}', {num_out} are of "
-        f"patients that the encoder was distilled on; {num_left} are left to fit on, at least {_FEWEST} are needed. A "
+        f"patients that the encoder was distilled on; {num_left} are left to fit on, at least {FEWEST} are needed. A "
         "ridge fitted on memorised rows would say little of new ones: "
         f"{hint}pass --leave_out_distilled false to fit on them all the same, which the result then says."
     )
