@@ -162,6 +162,8 @@ def test_the_published_checkpoint_is_a_teacher_of_500_hz(tmp_path):
 def test_what_is_no_teacher_is_refused(tmp_path, ecg_folder):
     with pytest.raises(PacxError, match="is not a teacher"):
         open_teacher(tmp_path)
+    with pytest.raises(PacxError, match=r"12_lead_ECGFounder\.pth does not exist\. .* PKUDigitalHealth/ECGFounder\)"):
+        open_teacher(tmp_path / "12_lead_ECGFounder.pth")
     (tmp_path / "config.json").write_text(json.dumps({"kind": "ppg"}))
     with pytest.raises(PacxError, match="kind 'ppg'; teachers are of kind 'ecg' or 'labs'"):
         open_teacher(tmp_path)

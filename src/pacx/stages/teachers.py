@@ -212,7 +212,8 @@ def open_teacher(path: Path, *, name: str | None = None, device: str = "cpu", wo
         workers: processes that prepare the input; one per processor if not given.
 
     Raises:
-        PacxError: no teacher there, one of an unknown kind, one that is damaged, or a device that is not there.
+        PacxError: nothing or no teacher there, one of an unknown kind, one that is damaged, or a device that is not
+            there.
     """
     path = Path(path)
     _check_device(device)
@@ -220,6 +221,11 @@ def open_teacher(path: Path, *, name: str | None = None, device: str = "cpu", wo
         founder = load_ecgfounder(path).to(device)
         preprocessing = {"recipe": RECIPE, "rate": RATE}
         return EcgTeacher(founder, preprocessing=preprocessing, name=name or "ecgfounder", workers=workers)
+    if not path.exists():
+        raise PacxError(
+            f"{path} does not exist. A teacher is the --out folder of `pacx fit-ecg` or `pacx fit-labs`, or "
+            "ECGFounder's checkpoint (Hugging Face, PKUDigitalHealth/ECGFounder)."
+        )
     folder = _folder(path)
     if not (folder / CONFIG_FILE).is_file():
         raise PacxError(
