@@ -102,13 +102,15 @@ def test_numbers_that_are_not_finite_are_refused_by_name(store: Store, tmp_path:
         fill_bank(store, teacher, tmp_path)
 
 
-def test_command_embeds_the_labs_of_a_store(store: Store, tmp_path: Path):
+def test_command_embeds_the_labs_of_a_store(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     torch.manual_seed(0)
     net = LabsAutoencoder(2, hidden=8, dim=4)
     assert store.labs is not None
     reference = LabReference.fit(store.labs)
     save_labs_autoencoder(net, tmp_path / "teacher", reference=reference.to_dict(), training={})
-    result = bank(store=store.path, teacher=tmp_path / "teacher", name="blood", out=tmp_path / "bank", device="cpu")
+    with caplog.at_level(logging.INFO, logger="pacx"):
+        result = bank(store=store.path, teacher=tmp_path / "teacher", name="blood", out=tmp_path / "bank", device="cpu")
+    assert f"mean cosine between rows {result['results']['mean_cosine']:.3f}" in caplog.text
     found = Bank.open(tmp_path / "bank")
     found.check(store)
     measured = store.labs.notna().any(axis=1).to_numpy()

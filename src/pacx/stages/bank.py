@@ -108,7 +108,7 @@ def bank(
             )  # fmt: skip
             run.read("embeddings", files=answers.meta["source"], hash=answers.meta["weights_hash"])
         save_patients(None if teacher is None else patients_of_teacher(teacher), target)
-        log.info("%r", answers)
+        judged = _judged(answers)
         return run.finish(
             {
                 "teacher": answers.name,
@@ -117,7 +117,7 @@ def bank(
                 "num_present": int(answers.present.sum()),
                 "dim": answers.dim,
                 **counts,
-                **_judged(answers),
+                **judged,
             }
         )
 
@@ -194,8 +194,10 @@ def _refuse_not_finite(part: np.ndarray[Any, Any], image_ids: list[str], teacher
 
 
 def _judged(answers: Bank) -> dict[str, Any]:
-    """Say how the embeddings lie, and warn of a teacher that tells patients hardly apart."""
+    """Say what the bank is and how its embeddings lie; warn of a teacher that tells patients hardly apart."""
     found = answers.shape_of_cloud()
+    cosine = "unknown, of fewer than two" if found["mean_cosine"] is None else f"{found['mean_cosine']:.3f}"
+    log.info("%r\n  mean cosine between rows %s", answers, cosine)
     if (found["mean_cosine"] or 0) > _MUCH_ALIKE:
         log.warning(
             "bank: the embeddings of %r point nearly the same way for everybody (mean cosine %.3f); centring them "
