@@ -16,9 +16,12 @@ What the two recipes that ship gave on two CPU cores. This page is written by `p
 `report.json` of the runs; nothing on it is typed by hand. AUROC is the area under the ROC curve of a linear probe on
 frozen features; brackets are 95 % intervals from a bootstrap over patients, not corrected for the number of questions.
 
-The runs are of 2026-11-24 (commit dd91fac) and were not made again since: features are now kept in half precision, and
-the alignment protocol has changed. Times are those of a machine that did other work besides.
+The runs are of 2026-11-27 (commit a300c74). Times are those of a machine that did other work besides.
 """
+NOTES = {
+    "demo": "The demo is small, to be done in minutes: one student, few steps. [The simulated study](phantom_study.md) "
+    "has twice the patients, twice the epochs of pre-training and five students, and finds larger differences."
+}
 COMMANDS = {
     "demo": "make demo",
     "open-sample": "pacx run recipes/open-sample.yaml --root data=../shared/data",
@@ -42,6 +45,7 @@ def _section(name: str, report: dict[str, Any]) -> list[str]:
         f"```console\n{COMMANDS.get(name, f'pacx run {name}')}\n```\n",
         f"{len(report['steps'])} steps took {seconds / 60:.1f} minutes; the largest took {memory:.1f} GiB of memory in "
         f"the main process. {report['about']}\n",
+        *([f"{NOTES[name]}\n"] if name in NOTES else []),
         "### In short\n",
         "| question | result | |",
         "|---|---|---|",
