@@ -11,6 +11,7 @@ AUROCs of ours are checked against scikit-learn's on the first resamples.
 from __future__ import annotations
 
 import argparse
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,9 +47,10 @@ def main() -> None:
 def measure(sizes: Sizes) -> dict[str, Any]:
     patient, target, score = make_cohort(sizes)
     check(sizes, patient, target, score)
+    seeds = itertools.count()  # another in each round: the draws of the last one are kept, and would cost nothing
     seconds = interleave(
         {
-            "ours": lambda: ours(sizes, patient, target, score),
+            "ours": lambda: ours(sizes, patient, target, score, seed=next(seeds)),
             "scikit-learn": lambda: peer(sizes, patient, target, score),
         },
         rounds=sizes.rounds,
@@ -72,9 +74,9 @@ def make_cohort(sizes: Sizes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.arange(sizes.patients), target, rng.normal(size=target.shape) + target
 
 
-def ours(sizes: Sizes, patient: np.ndarray, target: np.ndarray, score: np.ndarray) -> np.ndarray:
+def ours(sizes: Sizes, patient: np.ndarray, target: np.ndarray, score: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """AUROC of every draw and label, (draws, labels)."""
-    resamples = resample_patients(patient, draws=sizes.draws)
+    resamples = resample_patients(patient, draws=sizes.draws, seed=seed)
     return np.stack([auroc_draws(target[:, i], score[:, i], resamples) for i in range(sizes.labels)], axis=1)
 
 
