@@ -12,6 +12,7 @@ import pytest
 
 from pacx.errors import PacxError
 from pacx.evaluation.comparison import compare_probes
+from pacx.evaluation.members import read_member
 from pacx.evaluation.pool import pool
 from pacx.measures import measure
 from pacx.runs import open_run, read_result, write_json
@@ -317,6 +318,13 @@ def test_measures_of_pooled_seeds_have_the_interval_of_their_mean(tmp_path: Path
     assert (auroc_row["low"], auroc_row["high"]) == pytest.approx((of_summary["low"], of_summary["high"]))
     thresholded = found.loc[("water", "edema", "edema", 1.0, "f1", "val_f1")]
     assert thresholded["low"] < thresholded["value"] < thresholded["high"]
+
+
+def test_a_probe_that_could_score_nothing_is_not_taken_for_attention_without_masks(tmp_path: Path) -> None:
+    run = probe(tmp_path, predictions(num_test=20), name="mae")
+    pd.read_parquet(run / "predictions.parquet").iloc[:0].to_parquet(run / "predictions.parquet")
+    member = read_member(run, tables={"probe": "predictions"})
+    assert (member.tested, member.patients) == (frozenset(), frozenset())
 
 
 def test_subgroups_of_pooled_seeds_have_the_interval_of_their_mean(tmp_path: Path) -> None:

@@ -115,22 +115,23 @@ def read_member(folder: Path, *, tables: Mapping[str, str]) -> Member:
     if not path.is_file():
         raise PacxError(f"{folder} has no {name} left ({path.name}). Run its command again.")
     predictions = pd.read_parquet(path)
-    return Member(Path(folder).resolve(), content, predictions, _images(Path(folder), predictions))
+    explained = content["command"] == "explain" and predictions.empty
+    images = _images_of_curves(Path(folder)) if explained else predictions[["image_id", "patient_id"]]
+    return Member(Path(folder).resolve(), content, predictions, images)
 
 
-def _images(folder: Path, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return image_id and patient_id of the images that a run measured.
+def _images_of_curves(folder: Path) -> pd.DataFrame:
+    """Return image_id and patient_id of the images whose attention was measured on a store without masks.
 
-    Attention on a store without masks leaves no share of any region, only the curves of a head.
+    There no region has a share, and what is left are the curves of a head.
     """
     curves = folder / f"{CURVES}.parquet"
-    table = pd.read_parquet(curves) if predictions.empty and curves.is_file() else predictions
-    if table.empty:
+    if not curves.is_file():
         raise PacxError(
             f"{folder} measured nothing that could be pooled: its store has no masks, and no --task was asked. Explain "
             "the encoders with --task, or on a store with masks."
         )
-    return table[["image_id", "patient_id"]]
+    return pd.read_parquet(curves)[["image_id", "patient_id"]]
 
 
 def together(members: Sequence[Member], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
