@@ -174,7 +174,14 @@ SHORT: tuple[tuple[str, Mapping[str, str]], ...] = (
     (
         "Distillation puts physiology into the encoder: {pacx 1}, {pacx 0.1} and {pacx 0.01} AUROC over MAE with all, "
         "10 % and 1 % of the labels. Shuffled pairs put in nothing.",
-        {"pacx 1": "seen", "pacx 0.1": "seen", "pacx 0.01": "seen", "shuffled 1": "seen", "shuffled 0.01": "seen"},
+        {
+            "pacx 1": "seen",
+            "pacx 0.1": "seen",
+            "pacx 0.01": "seen",
+            "shuffled 1": "seen",
+            "shuffled 0.1": "seen",
+            "shuffled 0.01": "seen",
+        },
     ),
     (
         "It is not free. Tasks that the teachers know nothing of change by {control 0.1} with 10 % of the labels, "

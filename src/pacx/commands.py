@@ -245,9 +245,10 @@ _KINDS = {
 
 
 def _as_written(function: Callable[..., Any], name: str) -> str:
-    """Return an argument as it is given: by position, or as a flag."""
-    kind = inspect.signature(function).parameters[name].kind
-    return name if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD else f"--{name.replace('_', '-')}"
+    """Return an argument as it is given: by position, or as a flag. The parser has some of its own, such as --config."""
+    parameter = inspect.signature(function).parameters.get(name)
+    by_position = parameter is not None and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return name if by_position else f"--{name.replace('_', '-')}"
 
 
 def _listed(names: Sequence[str], word: str) -> str:
