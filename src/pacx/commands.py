@@ -245,7 +245,7 @@ _KINDS = {
 
 
 def _as_written(function: Callable[..., Any], name: str) -> str:
-    """Return an argument as it is given: by position, or as a flag. The parser has some of its own, such as --config."""
+    """Return an argument as it is given: by position, or as a flag, of which the parser has some of its own."""
     parameter = inspect.signature(function).parameters.get(name)
     by_position = parameter is not None and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     return name if by_position else f"--{name.replace('_', '-')}"
